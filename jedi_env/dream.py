@@ -1,0 +1,132 @@
+"""Dream: batched dreaming on tensors; every face (Gymnasium, Stable-Baselines3, the native trainer) only translates.
+
+A dream knows when it ends (the model says so, or the horizon is reached), starts anew in any of its lanes, and can be
+cloned and restored. It knows the world model by the Protocol below alone, and nothing of Gymnasium, agents or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from jedi_env.noise import LaneNoise, lane_keys
+from jedi_env.types import Context, DreamState, ModelState, Prediction, Transition
+
+NO_HORIZON = 2**62  # an age that no dream reaches
+
+
+class DreamModel(Protocol):
+    """What a dream needs of a world model."""
+
+    frame_shape: tuple[int, int, int]
+    context_length: int
+
+    def begin(self, context: Context) -> ModelState:
+        """Return the state after living through ``context``."""
+        ...
+
+    def advance(
+        self, state: ModelState, actions: Tensor, noise: LaneNoise, steps: int | None = None
+    ) -> tuple[ModelState, Prediction]:
+        """Imagine what ``actions`` (B,) lead to."""
+        ...
+
+
+class Dream:
+    """B dreams of one world model, side by side.
+
+    Args:
+        model: the world model, in evaluation mode, on the device to dream on.
+        contexts: the bank of N starting points; every episode begins at one of them, drawn by the lane's own noise.
+        horizon: steps until a lane is truncated; None: no limit.
+        sampler_steps: denoising steps a frame; None: the model's.
+        dtype: precision of the networks' arithmetic (the state stays float32).
+
+    Attributes:
+        state: everything that is remembered, a :class:`DreamState`; there is none before the first reset.
+    """
+
+    state: DreamState
+
+    def __init__(
+        self,
+        model: DreamModel,
+        contexts: Context,
+        *,
+        horizon: int | None,
+        sampler_steps: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model
+        self.horizon = NO_HORIZON if horizon is None else horizon
+        self.sampler_steps = sampler_steps
+        self.device = contexts.frames.device
+        self._autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        self.set_contexts(contexts)
+
+    def set_contexts(self, contexts: Context) -> None:
+        """Replace the bank of starting points; dreams under way go on."""
+        with torch.inference_mode(False), self._autocast:
+            self._beginnings = self.model.begin(contexts)  # once, so that a reset is a gather
+
+    def reset(self, seeds: Sequence[int], contexts: Tensor | None = None) -> None:
+        """Begin one dream a seed.
+
+        Args:
+            seeds: one a lane; equal seeds dream equal dreams whatever the other lanes do.
+            contexts: int64 ``(B,)``, indices into the bank; None: drawn by the lanes' noise.
+        """
+        key = lane_keys(seeds, self.device)
+        self.state = self.begin(key, torch.zeros_like(key), contexts)
+
+    def begin(self, key: Tensor, count: Tensor, contexts: Tensor | None = None) -> DreamState:
+        """Return new dreams on the noise streams ``key`` (B,) from the place ``count`` (B,) on."""
+        size = len(self._beginnings)
+        if contexts is None:
+            contexts = (LaneNoise(key, count).uniform() * size).long().clamp(max=size - 1)
+        return DreamState(
+            model=self._beginnings[contexts],
+            age=torch.zeros_like(count),
+            done=torch.zeros_like(count, dtype=torch.bool),
+            key=key,
+            count=count + 1,
+        )
+
+    def begin_from(self, context: Context) -> ModelState:
+        """Return the model state after living through ``context`` (frames and actions of real play)."""
+        with self._autocast:
+            return self.model.begin(context)
+
+    def restart(self, mask: Tensor, contexts: Tensor | None = None) -> None:
+        """Begin anew in the lanes where ``mask`` (bool B) holds; their noise streams go on."""
+        self.state = self.begin(self.state.key, self.state.count, contexts).where(mask, self.state)
+
+    def step(self, actions: Tensor, restart: Tensor | None = None) -> Transition:
+        """Dream one step in every lane.
+
+        Args:
+            actions: int64 ``(B,)``.
+            restart: bool ``(B,)``, lanes that begin anew instead of stepping: their action is ignored, their reward is
+                0 and nothing ends (what Gymnasium calls NEXT_STEP autoreset).
+        """
+        before = self.state
+        with self._autocast:
+            model, prediction = self.model.advance(
+                before.model, actions, LaneNoise(before.key, before.count), self.sampler_steps
+            )
+        age = before.age + 1
+        truncated = age >= self.horizon
+        done = before.done | prediction.terminated | truncated
+        self.state = DreamState(model, age, done, before.key, before.count + 1)
+        transition = Transition(prediction, truncated)
+        if restart is not None:
+            self.state = self.begin(before.key, before.count).where(restart, self.state)
+            transition = transition.map(torch.zeros_like).where(restart, transition)
+        return transition
+
+    def observation(self, frame_stack: int) -> Tensor:
+        """Return every lane's last ``frame_stack`` frames on the channel axis, newest last: ``(B, stack*C, H, W)``."""
+        return self.state.model.frames[:, -frame_stack:].flatten(1, 2)

@@ -1,0 +1,1 @@
+"""The world model: one computation on C x H x W frames, whether they are latents (JEDI) or images (DIAMOND)."""

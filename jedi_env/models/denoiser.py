@@ -1,0 +1,174 @@
+"""The denoiser: EDM preconditioning, the noise it learns from, and *the denoising loss*.
+
+``D(z; sigma) = c_skip z + c_out F(c_in z, c_noise, context)``, with the coefficients of Karras et al. 2022 (arXiv
+2206.00364, table 1) and, where offset noise is used, DIAMOND's effective noise level (arXiv 2405.12399 and its public
+code). The same for latents and images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jedi_env.errors import UsageError
+from jedi_env.models.blocks import FourierFeatures, conv3x3, group_norm
+from jedi_env.models.unet import UNet
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The denoiser; defaults are JEDI's where the paper says, else DIAMOND's.
+
+    Attributes:
+        channels, depths, attention: of each U-Net level. One level of 160 channels and one block is JEDI's (4.33M
+            parameters).
+        middle_attention: self-attention in the two middle blocks.
+        cond_channels: size of the vector made of noise level and actions; the K actions share it equally.
+        sigma_data: standard deviation of the data that the preconditioning assumes. Not given by the paper: DIAMOND's.
+        mean_log_sigma, std_log_sigma: the training noise levels are log-normal (the paper); the two values are
+            DIAMOND's.
+        sigma_low, sigma_high: the training noise levels are cut off here (DIAMOND's).
+        offset_noise: standard deviation of noise common to a whole channel. Not given by the paper: DIAMOND's.
+        context_noise: standard deviation of noise on the context in training, in units of ``sigma_data``. 0 in both
+            papers; some makes a small model robust against its own errors.
+    """
+
+    channels: tuple[int, ...] = (160,)
+    depths: tuple[int, ...] = (1,)
+    attention: tuple[bool, ...] = (False,)
+    middle_attention: bool = True
+    cond_channels: int = 256
+    sigma_data: float = 0.5
+    mean_log_sigma: float = -0.4
+    std_log_sigma: float = 1.2
+    sigma_low: float = 2e-3
+    sigma_high: float = 20.0
+    offset_noise: float = 0.3
+    # ours
+    context_noise: float = 0.0
+
+
+class Coefficients(NamedTuple):
+    """The functions of the noise level that precondition the network: ``(B, 1, 1, 1)``, but ``noise`` ``(B,)``."""
+
+    skip: Tensor
+    out: Tensor
+    into: Tensor
+    noise: Tensor
+
+
+class Conditioning(NamedTuple):
+    """What the context contributes to every denoising step of one frame, computed once.
+
+    Attributes:
+        features: the input convolution of the context frames, ``(B, C0, H, W)``.
+        actions: the embedding of the K actions, ``(B, D)``.
+    """
+
+    features: Tensor
+    actions: Tensor
+
+
+class Denoiser(nn.Module):
+    """Predicts a clean frame from a noisy one, the K frames before it and the K actions between.
+
+    Args:
+        frame_channels: C of a frame.
+        context_length: K.
+        num_actions: number of discrete actions.
+        config: the rest.
+    """
+
+    def __init__(self, frame_channels: int, context_length: int, num_actions: int, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.context_channels = frame_channels * context_length
+        width, cond = config.channels[0], config.cond_channels
+        if cond % context_length:
+            raise UsageError(
+                f"cond_channels={cond} cannot be shared by context_length={context_length} actions: "
+                f"write a multiple of {context_length}."
+            )
+        self.noise_features = FourierFeatures(cond)
+        self.action_embedding = nn.Embedding(num_actions, cond // context_length)
+        self.condition_mlp = nn.Sequential(nn.Linear(cond, cond), nn.SiLU(), nn.Linear(cond, cond))
+        self.conv_in = conv3x3(self.context_channels + frame_channels, width)
+        self.unet = UNet(config.channels, config.depths, config.attention, config.middle_attention, cond)
+        self.norm_out = group_norm(width)
+        self.conv_out = conv3x3(width, frame_channels)
+        nn.init.zeros_(self.conv_out.weight)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Return the preconditioning at noise levels ``sigma`` (B,)."""
+        data = self.config.sigma_data
+        sigma = (sigma.square() + self.config.offset_noise**2).sqrt()  # all the noise there is
+        total = (sigma.square() + data**2).sqrt()
+        skip, out, into = (data / total).square(), sigma * data / total, 1 / total
+        skip, out, into = (c[:, None, None, None] for c in (skip, out, into))
+        return Coefficients(skip, out, into, sigma.log() / 4)
+
+    def condition(self, context: Tensor, actions: Tensor) -> Conditioning:
+        """Digest the context: frames ``(B, K, C, H, W)`` and actions ``(B, K)``."""
+        weight = self.conv_in.weight[:, : self.context_channels]
+        x = (context.flatten(1, 2) / self.config.sigma_data).contiguous(memory_format=torch.channels_last)
+        return Conditioning(
+            features=F.conv2d(x, weight, self.conv_in.bias, padding=1),
+            actions=self.action_embedding(actions).flatten(1),
+        )
+
+    def forward(self, scaled: Tensor, noise: Tensor, given: Conditioning) -> Tensor:
+        """Return the raw network F of a scaled noisy frame (B C H W) at ``noise`` (B,)."""
+        cond = self.condition_mlp(self.noise_features(noise) + given.actions)
+        x = F.conv2d(scaled, self.conv_in.weight[:, self.context_channels :], padding=1) + given.features
+        x = self.unet(x, cond)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return out.float()
+
+    def denoise(self, noisy: Tensor, sigma: Tensor, given: Conditioning) -> Tensor:
+        """Return the estimate D (unclamped) of the clean frame behind ``noisy`` (B C H W) at ``sigma`` (B,)."""
+        c = self.coefficients(sigma)
+        output: Tensor = self(c.into * noisy, c.noise, given)
+        return c.skip * noisy + c.out * output
+
+    def loss(
+        self, target: Tensor, context: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the denoising loss (eq. 8 of arXiv 2605.13013) and the detached estimate of the target.
+
+        ``E || F(c_in sg(z + sigma eps), Z) - (sg(z) - c_skip sg(z + sigma eps)) / c_out ||^2``. Target and noised input
+        carry no gradient; the context does: what an encoder learns here, it learns through the context alone.
+
+        Args:
+            target: the true next frame, ``(B, C, H, W)``.
+            context: the K frames before it, ``(B, K, C, H, W)``.
+            actions: the K actions, ``(B, K)``.
+            mask: bool ``(B,)``, which lanes count.
+            generator: source of noise levels and noise.
+        """
+        target = target.detach()
+        sigma = self._draw_sigma(len(target), target.device, generator)
+        noisy = target + sigma[:, None, None, None] * _normal(target.shape, target.device, generator)
+        if self.config.offset_noise > 0:
+            noisy = noisy + self.config.offset_noise * _normal((*target.shape[:2], 1, 1), target.device, generator)
+        if self.config.context_noise > 0:
+            level = self.config.context_noise * self.config.sigma_data
+            context = context + level * _normal(context.shape, context.device, generator)
+
+        c = self.coefficients(sigma)
+        output = self(c.into * noisy, c.noise, self.condition(context, actions))
+        error = (output - (target - c.skip * noisy) / c.out).square().mean(dim=(1, 2, 3))
+        loss = (error * mask).sum() / mask.sum().clamp(min=1)
+        return loss, (c.skip * noisy + c.out * output).detach()
+
+    def _draw_sigma(self, size: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        cfg = self.config
+        log_sigma = cfg.mean_log_sigma + cfg.std_log_sigma * _normal((size,), device, generator)
+        return log_sigma.exp().clamp(cfg.sigma_low, cfg.sigma_high)
+
+
+def _normal(shape: tuple[int, ...] | torch.Size, device: torch.device, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, device=device, generator=generator)

@@ -1,0 +1,157 @@
+"""The reward and termination model: an LSTM over (frame, action, next frame) with two classification heads.
+
+Its layout is DIAMOND's (arXiv 2405.12399, appendix A); JEDI (arXiv 2605.13013, eq. 9) applies it to latents. It
+predicts the sign of the reward and whether the transition ended the episode. It does not predict values and never sees
+pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jedi_env.models.blocks import ResBlock, conv3x3, init_lstm
+from jedi_env.models.unet import Downsample
+
+REWARD_SIGNS = 3  # -1, 0, 1
+
+
+@dataclass(frozen=True)
+class RewardEndConfig:
+    """The reward/termination model; defaults are what fits JEDI's stated total of 13.5M parameters.
+
+    Attributes:
+        channels, depths, attention: of each stage. The paper prints ``[2, 2, 2, 2]``, DIAMOND's depths.
+        down: which stages halve the resolution before their blocks (DIAMOND: all but the first; at 8x8 latents, none).
+        middle_attention: two attending blocks at the end, as in DIAMOND.
+        cond_channels: size of the action embedding.
+        lstm_dim: size L of the memory.
+        sees_next: read the transition (frame, action, next frame), as DIAMOND does. False: only (frame, action) and the
+            memory: what a young denoiser does not draw yet (a brick, a life) cannot be read from the frame it imagined.
+        shortcut: normalise what the LSTM reads, and let the heads read it beside the memory. Without it the signal of a
+            rare event must first grow through the LSTM: on Breakout, 600 updates of a small model leave both losses at
+                the base rate;
+            with it the reward's falls to a seventh of that and the end's to a fifth.
+        event_weight: weight of rare classes (a reward, an end) relative to the common ones in the loss; 1 in the
+            papers.
+    """
+
+    channels: tuple[int, ...] = (32, 32, 32, 32)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    attention: tuple[bool, ...] = (False, False, False, False)
+    down: tuple[bool, ...] = (False, False, False, False)
+    middle_attention: bool = True
+    cond_channels: int = 128
+    lstm_dim: int = 512
+    # ours
+    sees_next: bool = True
+    shortcut: bool = False
+    event_weight: float = 1.0
+
+
+class RewardEndLogits(NamedTuple):
+    """Logits over reward signs ``(B, T, 3)`` (-1, 0, 1) and over goes on / ended ``(B, T, 2)``."""
+
+    reward: Tensor
+    end: Tensor
+
+
+class RewardEnd(nn.Module):
+    """Reads the reward's sign and the termination from a sequence of transitions.
+
+    Args:
+        frame_shape: (C, H, W) of a frame.
+        num_actions: number of discrete actions.
+        config: the rest.
+    """
+
+    def __init__(self, frame_shape: tuple[int, int, int], num_actions: int, config: RewardEndConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, height, width = frame_shape
+        self.action_embedding = nn.Embedding(num_actions, config.cond_channels)
+        self.conv_in = conv3x3(channels * (2 if config.sees_next else 1), config.channels[0])
+        self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
+        before = config.channels[0]
+        for after, depth, attend, down in zip(
+            config.channels, config.depths, config.attention, config.down, strict=True
+        ):
+            self.downsamples.append(Downsample(before) if down else nn.Identity())
+            widths = [(before if i == 0 else after, after) for i in range(depth)]
+            self.stages.append(nn.ModuleList(ResBlock(a, b, config.cond_channels, attend) for a, b in widths))
+            before = after
+        self.middle = nn.ModuleList(
+            ResBlock(before, before, config.cond_channels, attention=True) for _ in range(2 * config.middle_attention)
+        )
+        shrink = 2 ** sum(config.down)
+        features = before * (height // shrink) * (width // shrink)
+        self.norm = nn.LayerNorm(features) if config.shortcut else nn.Identity()
+        self.lstm = nn.LSTM(features, config.lstm_dim, batch_first=True)
+        init_lstm(self.lstm)
+        self.head = nn.Sequential(
+            nn.Linear(config.lstm_dim + (features if config.shortcut else 0), config.lstm_dim),
+            nn.SiLU(),
+            nn.Linear(config.lstm_dim, REWARD_SIGNS + 2, bias=False),
+        )
+
+    def initial(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the memory (hidden, cell), each ``(B, L)``, before anything was seen."""
+        zeros = torch.zeros(batch, self.config.lstm_dim, device=device)
+        return zeros, zeros
+
+    def forward(
+        self, frames: Tensor, actions: Tensor, next_frames: Tensor, memory: tuple[Tensor, Tensor]
+    ) -> tuple[RewardEndLogits, tuple[Tensor, Tensor]]:
+        """Read T transitions in order; T = 1 is a step, and gives what the whole sequence gives at that place.
+
+        Args:
+            frames: ``(B, T, C, H, W)``.
+            actions: ``(B, T)``, taken at ``frames``.
+            next_frames: ``(B, T, C, H, W)``, what they led to.
+            memory: (hidden, cell), each ``(B, L)``.
+        """
+        b, t = frames.shape[:2]
+        x = torch.cat((frames, next_frames), dim=2) if self.config.sees_next else frames
+        x = self.conv_in(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        cond = self.action_embedding(actions.flatten())
+        for downsample, blocks in zip(self.downsamples, self.stages, strict=True):
+            x = downsample(x)
+            for block in blocks:  # type: ignore[attr-defined]  # a ModuleList
+                x = block(x, cond)
+        for block in self.middle:
+            x = block(x, cond)
+        x = self.norm(x.reshape(b, t, -1))
+        out, (hidden, cell) = self.lstm(x, (memory[0][None], memory[1][None]))
+        if self.config.shortcut:
+            out = torch.cat((out, x), dim=-1)
+        logits = self.head(out).float()
+        return RewardEndLogits(logits[..., :REWARD_SIGNS], logits[..., REWARD_SIGNS:]), (hidden[0], cell[0])
+
+    def loss(self, logits: RewardEndLogits, rewards: Tensor, terminated: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two cross-entropies (eq. 9 of arXiv 2605.13013) of reward signs and terminations.
+
+        Args:
+            logits: of T transitions.
+            rewards: ``(B, T)``, any scale: only their sign is learned.
+            terminated: bool ``(B, T)``.
+            mask: bool ``(B, T)``, which transitions count.
+        """
+        signs = rewards.sign().long() + 1
+        weight = self.config.event_weight
+        sign_weights = logits.reward.new_tensor([weight, 1.0, weight])
+        end_weights = logits.end.new_tensor([1.0, weight])
+        return (
+            _masked_cross_entropy(logits.reward, signs, sign_weights, mask),
+            _masked_cross_entropy(logits.end, terminated.long(), end_weights, mask),
+        )
+
+
+def _masked_cross_entropy(logits: Tensor, classes: Tensor, class_weights: Tensor, mask: Tensor) -> Tensor:
+    """Return the weighted mean over ``mask`` (B T), 0 if it is empty; boolean indexing would make the GPU wait."""
+    weights = class_weights[classes] * mask
+    errors = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").reshape(mask.shape)
+    return (weights * errors).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -1,0 +1,93 @@
+"""The actor-critic: a policy and a value over observations of a dream, or of the real game encoded alike.
+
+DIAMOND's network (arXiv 2405.12399, appendix A): a convolutional trunk, an optional LSTM, two linear heads that start
+at zero. JEDI's (arXiv 2605.13013) reads the latent; its layout is not known, and the default is the one that fits the
+stated 13.5M parameters. It does not know whether what it sees is real.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from jedi_env.models.blocks import init_lstm, plain_stages
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """The agent's network.
+
+    Attributes:
+        channels: width of each stage of the trunk.
+        down: which stages end in a 2x2 max-pool.
+        lstm_dim: size L of the memory; 0: no memory (then give it a stack of frames).
+        frame_stack: how many of the last frames it sees at once (1 with an LSTM, as in the papers).
+    """
+
+    channels: tuple[int, ...] = (32, 32, 64, 64)
+    down: tuple[bool, ...] = (False, False, False, True)
+    lstm_dim: int = 512
+    frame_stack: int = 1
+
+
+class Opinion(NamedTuple):
+    """What the agent thinks of observations.
+
+    Attributes:
+        logits: of the policy over actions, ``(B, A)``.
+        value: ``(B,)``.
+        memory: hidden and cell state, ``(2, B, L)``.
+    """
+
+    logits: Tensor
+    value: Tensor
+    memory: Tensor
+
+
+class ActorCritic(nn.Module):
+    """Observations -> policy, value and the memory to carry on.
+
+    Args:
+        frame_shape: (C, H, W) of one frame.
+        num_actions: number of discrete actions.
+        config: the rest.
+    """
+
+    def __init__(self, frame_shape: tuple[int, int, int], num_actions: int, config: ActorCriticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        channels, height, width = frame_shape
+        shrink = 2 ** sum(config.down)
+        features = config.channels[-1] * (height // shrink) * (width // shrink)
+        self.trunk = plain_stages(channels * config.frame_stack, config.channels, config.down)
+        self.lstm = nn.LSTMCell(features, config.lstm_dim) if config.lstm_dim else None
+        size = config.lstm_dim or features
+        self.actor, self.critic = nn.Linear(size, num_actions), nn.Linear(size, 1)
+        for head in (self.actor, self.critic):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        if self.lstm is not None:
+            init_lstm(self.lstm)
+
+    def initial(self, batch: int, device: torch.device | str) -> Tensor:
+        """Return the memory ``(2, B, L)`` before anything was seen."""
+        return torch.zeros(2, batch, self.config.lstm_dim, device=device)
+
+    def forward(self, observation: Tensor, memory: Tensor) -> Opinion:
+        """Return what the agent thinks of ``observation`` (float ``(B, stack*C, H, W)``)."""
+        x = self.trunk(observation.contiguous(memory_format=torch.channels_last)).flatten(1)
+        if self.lstm is not None:
+            x, cell = self.lstm(x, (memory[0], memory[1]))
+            memory = torch.stack((x, cell)).float()
+        return Opinion(self.actor(x).float(), self.critic(x).float().squeeze(1), memory)
+
+
+def draw_actions(logits: Tensor, generator: torch.Generator, epsilon: float = 0.0) -> Tensor:
+    """Draw actions ``(B,)`` from the policy, or uniformly with chance ``epsilon``."""
+    probs = logits.softmax(dim=-1)
+    probs = (1 - epsilon) * probs + epsilon / probs.shape[-1]
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)

@@ -1,0 +1,256 @@
+"""The one command: ``jedi-env list | train | eval | dream | info``.
+
+Exit codes: 0 success, 1 a failed run, 2 bad usage. Arguments are parsed by tyro; every field of a preset is a flag of
+``train``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from jedi_env.checkpoint import Checkpoint, find_checkpoint
+from jedi_env.config_json import to_json
+from jedi_env.device import resolve_device
+from jedi_env.errors import JediEnvError, UsageError, nearest
+from jedi_env.games import GAMES
+from trainers.config import TrainConfig
+from trainers.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class List:
+    """List the 26 games, and which of them have a dream on this machine.
+
+    Attributes:
+        json: print JSON.
+    """
+
+    json: bool = False
+
+    def run(self, rest: list[str]) -> None:
+        """Print one line a game."""
+        found = {game: _dream_of(game) for game in GAMES}
+        if self.json:
+            print(json.dumps(found))
+            return
+        for game, path in found.items():
+            print(f"{game:16s} {path or '-'}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train world model and agent on the real game; the same command resumes.
+
+    Every field of the preset is a flag too, for example ``--fit-agent.batch 64`` or ``--world-model.switching 0``;
+    ``--dry-run`` prints them all.
+
+    Attributes:
+        game: one of the 26 games (see ``jedi-env list``) or the id of a Gymnasium environment with image observations.
+        preset: paper (JEDI at its published size), diamond (the pixel baseline), tiny (learns on two CPU cores), demo.
+        seed: of everything random in the run.
+        run_dir: where the run lives; default runs/<game>-<preset>-<seed>.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dry_run: print the resolved configuration as JSON and stop.
+    """
+
+    game: Positional[str]
+    preset: str = "tiny"
+    seed: int = 0
+    run_dir: Path | None = None
+    device: str = "auto"
+    dry_run: bool = False
+
+    def run(self, rest: list[str]) -> None:
+        """Train."""
+        if self.preset not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise UsageError(f"Unknown preset {self.preset!r}.{nearest(self.preset, PRESETS)} Write one of: {known}.")
+        config = tyro.cli(TrainConfig, prog="jedi-env train GAME", args=rest, default=PRESETS[self.preset])
+        run_dir = self.run_dir or Path("runs") / f"{self.game}-{self.preset}-{self.seed}".lower().replace("/", "-")
+        if self.dry_run:
+            print(json.dumps({"game": self.game, "run_dir": str(run_dir), "config": to_json(config)}, indent=1))
+            return
+        from trainers.train import train
+
+        checkpoint = train(config, self.game, self.seed, run_dir, resolve_device(self.device))
+        print(f"Checkpoint: {checkpoint}\nScores:     {run_dir / 'scores.json'}")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score the native agent of a run or a checkpoint on full real games.
+
+    Attributes:
+        path: a run directory or a checkpoint folder.
+        episodes: full games, each counted (Atari100k: 100).
+        seed: of the agent's draws.
+        device: auto, cpu, cuda, cuda:1, mps.
+        json: print JSON, one return an episode included.
+    """
+
+    path: Positional[Path]
+    episodes: int = 100
+    seed: int = 0
+    device: str = "auto"
+    json: bool = False
+
+    def run(self, rest: list[str]) -> None:
+        """Score."""
+        from trainers.evaluate import score_checkpoint
+
+        folder = self.path / "checkpoint" if (self.path / "checkpoint").is_dir() else self.path
+        score = score_checkpoint(
+            Checkpoint.load(folder, resolve_device(self.device)), _at_least_one(self.episodes, "--episodes"), self.seed
+        )
+        if self.json:
+            print(json.dumps(score.to_json()))
+            return
+        print(f"{score.game}: {score.mean:.2f} +- {score.std:.2f} over {len(score.returns)} real games")
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Train a Stable-Baselines3 algorithm inside a dream, then play its policy on the real game.
+
+    Attributes:
+        dream: a game with a dream on this machine (see ``jedi-env list``), or a checkpoint folder, or hub://owner/repo.
+        algo: PPO, A2C, DQN; with sb3-contrib also QRDQN, TRPO, ARS.
+        steps: dream steps to learn from.
+        lanes: dreams side by side.
+        horizon: dream steps an episode; default: the checkpoint's recommendation.
+        seed: of algorithm and dreams.
+        episodes: full real games to score it on; 0: none.
+        save: where to save the policy (Stable-Baselines3's zip).
+        json: print JSON.
+    """
+
+    dream: Positional[str]
+    algo: str = "PPO"
+    steps: int = 200_000
+    lanes: int = 64
+    horizon: int | None = None
+    seed: int = 0
+    episodes: int = 30
+    save: Path | None = None
+    json: bool = False
+
+    def run(self, rest: list[str]) -> None:
+        """Train in the dream, score on reality."""
+        from trainers.sb3 import Curve, make_algorithm, score_on_reality
+
+        steps, lanes = _at_least_one(self.steps, "--steps"), _at_least_one(self.lanes, "--lanes")
+        known = self.dream in GAMES
+        checkpoint = find_checkpoint(self.dream, None) if known else find_checkpoint(None, self.dream)
+        model = make_algorithm(self.algo, checkpoint, lanes, self.seed, self.horizon)
+        curve = Curve()
+        model.learn(steps, callback=curve, progress_bar=not self.json)
+        if self.save is not None:
+            model.save(self.save)
+        dreamed = curve.points[-1][1] if curve.points else None
+        result: dict[str, Any] = {"algo": self.algo, "imagined_steps": model.num_timesteps, "dream_return": dreamed}
+        if self.episodes:
+            if checkpoint.game is None:
+                raise UsageError("This dream names no real game to play: write --episodes 0.")
+            score = score_on_reality(model, checkpoint.game, checkpoint, self.episodes)
+            result["real"] = score.to_json()
+        if self.json:
+            print(json.dumps(result))
+            return
+        print(f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {dreamed}")
+        if self.episodes:
+            print(f"{score.game}: {score.mean:.2f} +- {score.std:.2f} over {self.episodes} real games")
+
+
+@dataclass(frozen=True)
+class Info:
+    """Tell what a checkpoint holds and where it came from.
+
+    Attributes:
+        path: a checkpoint folder, or a game with a dream on this machine, or hub://owner/repo.
+        json: print JSON.
+    """
+
+    path: Positional[str]
+    json: bool = False
+
+    def run(self, rest: list[str]) -> None:
+        """Print the facts."""
+        known = self.path in GAMES
+        checkpoint = find_checkpoint(self.path, None) if known else find_checkpoint(None, self.path)
+        model = checkpoint.world_model
+        facts = {
+            "game": checkpoint.game,
+            "num_actions": model.num_actions,
+            "frame_shape": model.frame_shape,
+            "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
+            "contexts": len(checkpoint.contexts),
+            "horizon": checkpoint.horizon,
+            "agent": checkpoint.agent is not None,
+            "decoder": model.decoder is not None,
+            "protocol": dict(checkpoint.protocol),
+            "provenance": dict(checkpoint.provenance),
+            "metrics": dict(checkpoint.metrics),
+        }
+        if self.json:
+            print(json.dumps(facts))
+            return
+        for name, value in facts.items():
+            print(f"{name:12s} {value if isinstance(value, str | int | None) else json.dumps(value)}")
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Dream, tyro.conf.subcommand("dream")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; exits with 0, 1 or 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    command, rest = tyro.cli(Command, prog="jedi-env", description=__doc__, args=args, return_unknown_args=True)  # type: ignore[call-overload]
+    try:
+        if rest and not isinstance(command, Train):
+            raise UsageError(
+                f"Unknown arguments: {' '.join(rest)}. Write `jedi-env {sys.argv[1]} --help` to see them all."
+            )
+        command.run(rest)
+    except UsageError as error:
+        print(f"jedi-env: {error}", file=sys.stderr)
+        sys.exit(2)
+    except JediEnvError as error:
+        print(f"jedi-env: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(
+            "jedi-env: interrupted; run the same command again to go on from the last completed epoch", file=sys.stderr
+        )
+        sys.exit(1)
+
+
+def _dream_of(game: str) -> str | None:
+    """Return where the game's dream lies on this machine, or None."""
+    from jedi_env.checkpoint import locate
+
+    path = locate(game)
+    return None if path is None else str(path)
+
+
+def _at_least_one(value: int, flag: str) -> int:
+    if value < 1:
+        raise UsageError(f"{flag} is {value}; write a whole number of at least 1.")
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Everything a run can be told, with its meaning, unit and source; facts of the game are never in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jedi_env.models.decoder import DecoderConfig
+from jedi_env.models.world_model import WorldModelConfig
+from trainers.agent import ActorCriticConfig
+from trainers.fit_agent import FitAgentConfig
+from trainers.fit_world_model import FitWorldModelConfig
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How much of the real game is played in training, and how.
+
+    Attributes:
+        total_steps: real steps of the whole run (100,000 on Atari100k).
+        first_steps: steps before the first update, with uniformly random actions (5,000 in DIAMOND's code).
+        first_steps_limit: go on beyond ``first_steps``, up to this many, while rewards are too rare (10,000 in
+            DIAMOND's code).
+        first_rewards: what is not too rare: this many transitions with one of the two rarer reward signs (10 in
+            DIAMOND's code).
+        steps: steps in every other epoch, by the agent (100 in DIAMOND).
+        epsilon: chance of a uniformly random action instead of the agent's (0.01 in DIAMOND).
+        life_loss: count a lost life as the end of an episode, in training only (DIAMOND).
+    """
+
+    total_steps: int = 100_000
+    first_steps: int = 5_000
+    first_steps_limit: int = 10_000
+    first_rewards: int = 10
+    steps: int = 100
+    epsilon: float = 0.01
+    life_loss: bool = True
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How the agent is scored on the real game: full episodes, no exploration, no clipping.
+
+    Attributes:
+        every: epochs between two evaluations; 0: only at the end.
+        episodes: of each (4 in DIAMOND's code).
+        final_episodes: of the last one (100 in DIAMOND's code).
+    """
+
+    every: int = 10
+    episodes: int = 4
+    final_episodes: int = 100
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run of the native trainer.
+
+    Attributes:
+        world_model, decoder, agent: the networks.
+        collect, fit_world_model, fit_agent, evaluate: the four verbs of an epoch.
+        final_epochs: epochs after the last real step, without collection (50 in DIAMOND).
+        bank: starting contexts that the published checkpoint carries.
+    """
+
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    agent: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    fit_world_model: FitWorldModelConfig = field(default_factory=FitWorldModelConfig)
+    fit_agent: FitAgentConfig = field(default_factory=FitAgentConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    final_epochs: int = 50
+    bank: int = 256

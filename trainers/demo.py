@@ -1,0 +1,138 @@
+"""The main job, end to end: real Breakout in, a policy learned in imagination out (``make demo``).
+
+Collect real frames, train a small JEDI on them, train Stable-Baselines3's PPO inside its dream, play the policy and a
+random one on the real game, and leave a summary, a picture and the checkpoint. Scores are reported as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from stable_baselines3.common.callbacks import ProgressBarCallback
+
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.device import resolve_device
+from jedi_env.envs.real import make_pixels
+from jedi_env.types import Segment
+from trainers.collect import Collector
+from trainers.config import TrainConfig
+from trainers.evaluate import score_policy
+from trainers.log import progress
+from trainers.pictures import save_curves, save_strip
+from trainers.policy import RandomPolicy
+from trainers.presets import DEMO
+from trainers.provenance import provenance
+from trainers.replay import Replay, Sampling
+from trainers.sb3 import Curve, make_algorithm, score_on_reality
+from trainers.train import train
+
+LANES = 64
+HELD_OUT_STEPS = 400
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The demonstration.
+
+    Attributes:
+        out: folder for everything it leaves.
+        game: one of the 26 games.
+        seed: of everything random.
+        steps: dream steps that PPO learns from.
+        horizon: dream steps an episode.
+        episodes: full real games of each policy.
+    """
+
+    out: Path = Path("runs/demo")
+    game: str = "Breakout"
+    seed: int = 0
+    steps: int = 150_000
+    horizon: int = 25
+    episodes: int = 30
+
+
+def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
+    """Run the demonstration; return (and write) its summary."""
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    path = train(training, config.game, config.seed, config.out, resolve_device("cpu"))
+    seconds["train_world_model"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    checkpoint = Checkpoint.load(path)
+    save_strip(checkpoint.world_model, held_out(config, checkpoint), config.out / "strip.png")
+    seconds["strip"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    model = make_algorithm("PPO", checkpoint, LANES, config.seed, config.horizon)
+    curve = Curve()
+    model.learn(config.steps, callback=[curve, ProgressBarCallback()])
+    model.save(config.out / "ppo.zip")
+    seconds["ppo_in_the_dream"] = time.perf_counter() - began
+    save_curves({"PPO": curve.points}, config.out / "curve.png", "dream steps", "return of a dream episode")
+
+    began = time.perf_counter()
+    actions = RandomPolicy(checkpoint.world_model.num_actions, np.random.default_rng(config.seed))
+    random = score_policy(config.game, actions, config.episodes, "real games: random")
+    bar = iter(progress(range(config.episodes), config.episodes, "real games: PPO"))
+    agent = score_on_reality(model, config.game, checkpoint, config.episodes, lambda: next(bar, None))
+    seconds["real_games"] = time.perf_counter() - began
+
+    summary = {
+        "game": config.game,
+        "seed": config.seed,
+        "real_steps": checkpoint.provenance["real_steps"],
+        "imagined_steps": model.num_timesteps,
+        "dream_steps_per_second": round(model.num_timesteps / seconds["ppo_in_the_dream"], 1),
+        "dream_return": curve.points[-1][1] if curve.points else None,
+        "random": random.to_json(),
+        "agent": agent.to_json(),
+        "seconds": {phase: round(value, 1) for phase, value in seconds.items()},
+        "demo": {**asdict(config), "out": str(config.out)},
+        **provenance(training),
+    }
+    (config.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    return summary
+
+
+def held_out(config: DemoConfig, checkpoint: Checkpoint) -> Segment:
+    """Return segments of random play that the world model has never seen, each around a reward or an end."""
+    env = make_pixels(config.game)
+    replay = Replay(config.out / "held_out")
+    seed = config.seed + 1_000_003
+    collector = Collector(env, replay, life_loss=True, seed=seed)
+    policy = RandomPolicy(checkpoint.world_model.num_actions, np.random.default_rng(seed))
+    for _ in collector.collect(HELD_OUT_STEPS, policy):
+        pass
+    segment = replay.segments(6, 16, Sampling((), event_fraction=1.0), np.random.default_rng(seed))
+    replay.close()
+    env.close()
+    return segment
+
+
+def main() -> None:
+    """Run the demonstration from the command line and print what came out."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = tyro.cli(DemoConfig, description=__doc__)
+    summary = demo(config, DEMO)
+    checkpoint = config.out / "checkpoint"
+    agent, random = summary["agent"], summary["random"]
+    print(
+        f"\n{config.game}, {config.episodes} real games each (mean and deviation):\n"
+        f"  PPO trained only in the dream  {agent['mean']:.2f} +- {agent['std']:.2f}\n"
+        f"  random                         {random['mean']:.2f} +- {random['std']:.2f}\n"
+        f"Return of a dream episode at the end of training: {summary['dream_return']}\n"
+        f"Look at {config.out / 'strip.png'}: what really happened, the same drawn from its latent, the dream.\n"
+        f'Enter the dream: gym.make("JEDIDream-v0", checkpoint="{checkpoint}")'
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Score a policy on the real game: full episodes, unclipped rewards, every episode counted.
+
+Each lane plays a fixed number of games, so that short games are not counted more often than long ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.config_json import from_json
+from jedi_env.envs.real import AtariProtocol, make_pixels_vec
+from jedi_env.errors import RunError, UsageError
+from trainers.agent import ActorCritic, ActorCriticConfig
+from trainers.log import progress
+from trainers.policy import AgentPolicy, Policy
+from trainers.randomness import Purpose, torch_rng
+
+EVALUATION_LANES = 8
+
+EVALUATION_SEED = 10_000  # far from any training seed; the same for every agent, so that scores compare
+MAX_STEPS = 30_000  # decisions a game: beyond ALE's own limit of 108,000 frames
+
+
+@dataclass(frozen=True)
+class Score:
+    """The scores of a policy on one game.
+
+    Attributes:
+        game: as the environment is named.
+        returns: unclipped return of each full episode.
+        mean, std: of the returns (population standard deviation).
+        protocol: the settings of the real game.
+    """
+
+    game: str
+    returns: tuple[float, ...]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns."""
+        return float(np.std(self.returns))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record that is written beside a run, aggregates included."""
+        return {
+            **asdict(self),
+            "returns": list(self.returns),
+            "episodes": len(self.returns),
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+
+def play(
+    env: VectorEnv[Any, Any, Any],
+    policy: Policy,
+    episodes: int,
+    seed: int,
+    on_episode: Callable[[float], None] | None = None,
+) -> list[float]:
+    """Play full episodes in parallel lanes; return the returns of the first ``episodes``, by order and lane.
+
+    Args:
+        env: pixel observations, SAME_STEP autoreset.
+        policy: chooses the actions.
+        episodes: how many to count; each lane plays ``ceil(episodes / lanes)``.
+        seed: lane i begins with ``seed + i``.
+        on_episode: called with each return as it comes.
+    """
+    lanes = env.num_envs
+    quota = -(-episodes // lanes)
+    finished: list[list[float]] = [[] for _ in range(lanes)]
+    running = np.zeros(lanes)
+    pixels, _ = env.reset(seed=seed)
+    first = np.ones(lanes, bool)
+    for _ in range(MAX_STEPS * quota):
+        pixels, rewards, terminated, truncated, _ = env.step(policy.act(pixels, first))
+        running += rewards
+        first = np.asarray(terminated | truncated)
+        for lane in np.flatnonzero(first):
+            if len(finished[lane]) < quota:
+                finished[lane].append(float(running[lane]))
+                if on_episode is not None:
+                    on_episode(float(running[lane]))
+            running[lane] = 0.0
+        if all(len(done) == quota for done in finished):
+            return [returns[i] for i in range(quota) for returns in finished][:episodes]
+    raise RunError(f"A game went on for more than {MAX_STEPS} steps: it never ends by itself under this policy.")
+
+
+def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
+    """Play ``episodes`` full real games with the native agent that a checkpoint carries.
+
+    Raises:
+        UsageError: the checkpoint carries no agent, or names no game.
+    """
+    if checkpoint.agent is None or checkpoint.game is None:
+        raise UsageError(
+            "This checkpoint carries no native agent to score. Train one with `jedi-env train`, or train a "
+            "Stable-Baselines3 policy in this dream with `jedi-env dream`."
+        )
+    model = checkpoint.world_model
+    config = from_json(ActorCriticConfig, checkpoint.agent.config, "agent")
+    agent = ActorCritic(model.frame_shape, model.num_actions, config)
+    agent.load_state_dict(checkpoint.agent.tensors)
+    device = checkpoint.contexts.frames.device
+    policy = AgentPolicy(model, agent.to(device), torch_rng(seed, 0, Purpose.EVALUATE, device))
+    return score_policy(checkpoint.game, policy, episodes)
+
+
+def score_policy(game: str, policy: Policy, episodes: int, title: str = "real games") -> Score:
+    """Play ``episodes`` full real games in a few parallel lanes, under a progress bar."""
+    env = make_pixels_vec(game, min(EVALUATION_LANES, episodes))
+    bar = iter(progress(range(episodes), episodes, title))
+    returns = play(env, policy, episodes, EVALUATION_SEED, lambda _: next(bar, None))
+    env.close()
+    return Score(game, tuple(returns), asdict(AtariProtocol()))

@@ -1,0 +1,148 @@
+"""Fit the world model to the replay: n gradient steps of ``WorldModel.loss`` (Algorithm 1 of arXiv 2605.13013).
+
+The papers update the denoiser (with the encoder) and the reward/termination model in turn. Here one update serves both:
+the two losses share no parameters but the encoder's, so on the same data the sum has the same gradients, and every
+frame is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jedi_env.models.decoder import Decoder
+from jedi_env.models.encoder import effective_rank
+from jedi_env.models.world_model import WorldModel
+from jedi_env.types import Segment
+from trainers.optim import Optim, OptimConfig
+from trainers.replay import Replay, Sampling
+
+
+@dataclass(frozen=True)
+class FitWorldModelConfig:
+    """How the world model learns.
+
+    Attributes:
+        first_updates: updates in the first epoch (10,000 in DIAMOND's code; not known for JEDI).
+        updates: updates in every other epoch (400 in DIAMOND's code; not known for JEDI).
+        batch: segments an update (32 in DIAMOND; 32 or 64 in JEDI).
+        denoising_steps: frames predicted in a row from each segment, with the model's own estimates as context
+            (DIAMOND: 2).
+        reward_end_length: transitions that the reward/termination model reads in a row, from segments of its own
+            (DIAMOND: 19). 0: it reads the denoiser's segments, and each frame is encoded once for both.
+        encoder_lr_factor: the encoder's learning rate relative to the denoiser's (0.3 in JEDI).
+        denoiser, reward_end: their optimisers.
+        sampling: which parts of the replay are drawn more often.
+        decoder_every: every so many updates the decoder probe takes one of its own. 0: there is none.
+        freeze_encoder_after: updates after which the encoder is frozen for good; 0: never (the paper). A moving latent
+            makes the policy's input move, and on a small budget that costs more than it brings.
+        precision_bf16: bfloat16 arithmetic in the networks.
+    """
+
+    first_updates: int = 10_000
+    updates: int = 400
+    batch: int = 32
+    denoising_steps: int = 2
+    reward_end_length: int = 19
+    encoder_lr_factor: float = 0.3
+    denoiser: OptimConfig = field(default_factory=OptimConfig)
+    reward_end: OptimConfig = field(default_factory=lambda: OptimConfig(max_grad_norm=100.0))
+    sampling: Sampling = field(default_factory=Sampling)
+    decoder_every: int = 4
+    # ours
+    freeze_encoder_after: int = 0
+    precision_bf16: bool = False
+
+
+def make_optim(world_model: WorldModel, config: FitWorldModelConfig) -> Optim:
+    """Return the optimiser of the world model's three parts."""
+    encoder = replace(config.denoiser, lr=config.denoiser.lr * config.encoder_lr_factor)
+    return Optim(
+        {
+            "encoder": (world_model.encoder, encoder),
+            "denoiser": (world_model.denoiser, config.denoiser),
+            "reward_end": (world_model.reward_end, config.reward_end),
+        }
+    )
+
+
+def fit_world_model(
+    world_model: WorldModel,
+    optim: Optim,
+    replay: Replay,
+    config: FitWorldModelConfig,
+    updates: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    decoder: Decoder | None = None,
+    decoder_optim: Optim | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Update the world model ``updates`` times, yielding what to log of each.
+
+    Args:
+        world_model: left in evaluation mode, calibrated.
+        optim: from :func:`make_optim`.
+        replay: real play.
+        config: the settings.
+        updates: how many.
+        rng: draws segments.
+        generator: draws noise, on the model's device.
+        decoder: a probe to train beside it, on detached frames.
+        decoder_optim: the probe's.
+    """
+    device = generator.device
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision_bf16)
+    length = world_model.context_length + config.denoising_steps - 1
+
+    def draw(length: int) -> tuple[Tensor, Segment]:
+        segment = replay.segments(config.batch, length, config.sampling, rng).to(device)
+        return world_model.encode(segment.pixels), segment
+
+    world_model.train()
+    for _ in range(updates):
+        if 0 < config.freeze_encoder_after <= optim.updates and world_model.encoder.training:
+            if optim.updates == config.freeze_encoder_after:
+                calibrate(world_model, replay, rng, device)
+            world_model.encoder.eval().requires_grad_(False)
+        with autocast:
+            frames, segment = draw(length)
+            sequence = draw(config.reward_end_length) if config.reward_end_length else (frames, segment)
+            losses = world_model.loss(frames, segment, generator, sequence)
+        probe = {}
+        if decoder is not None and decoder_optim is not None and optim.updates % config.decoder_every == 0:
+            with autocast:
+                drawing = decoder.loss(frames.flatten(0, 1), segment.pixels.flatten(0, 1))
+            decoder_optim.step(drawing)
+            probe = {"loss_decoder": drawing.detach()}
+        norms = optim.step(losses.total)
+        logged = {"loss_denoising": losses.denoising, "loss_reward": losses.reward, "loss_end": losses.end}
+        yield {**{key: value.detach() for key, value in logged.items()}, **norms, **probe}
+    if world_model.encoder.training:
+        calibrate(world_model, replay, rng, device)
+    world_model.eval()
+
+
+@torch.no_grad()
+def calibrate(world_model: WorldModel, replay: Replay, rng: np.random.Generator, device: torch.device) -> None:
+    """Measure the latents' statistics on 1,500 observations: those with which evaluation mode standardises."""
+    pixels, _ = replay.contexts(1500, 1, Sampling(()), rng)
+    world_model.encoder.calibrate(pixels[:, 0].to(device))
+
+
+@torch.no_grad()
+def latent_health(
+    world_model: WorldModel, replay: Replay, rng: np.random.Generator, device: torch.device
+) -> dict[str, float]:
+    """Return the spread of the latents over the data: how a collapse shows.
+
+    ``latent_std`` is the mean over elements of their standard deviation; ``latent_rank`` the effective rank of 512
+    latents.
+    """
+    pixels, _ = replay.contexts(512, 1, Sampling(()), rng)
+    world_model.eval()
+    frames = world_model.encode(pixels[:, 0].to(device))
+    return {"latent_std": frames.std(dim=0).mean().item(), "latent_rank": effective_rank(frames).item()}

@@ -1,0 +1,105 @@
+"""Optimisers: which parameters decay, how the learning rate warms up, where gradients are clipped.
+
+All as in DIAMOND (arXiv 2405.12399, appendix D, and its public code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from jedi_env.errors import RunError
+
+_DECAYED = (nn.Linear, nn.Conv2d, nn.LSTM, nn.LSTMCell)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW for one module.
+
+    Attributes:
+        lr: learning rate after warm-up (1e-4 in DIAMOND; not known for JEDI).
+        weight_decay: on the weights of linear, convolution and LSTM layers; never on biases, norms or embeddings.
+        max_grad_norm: the module's gradient is scaled down to this norm.
+        warmup: updates over which the learning rate rises linearly from 0.
+    """
+
+    lr: float = 1e-4
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    warmup: int = 100
+
+
+class Optim:
+    """One AdamW over several modules, each with its own settings and its own gradient clipping.
+
+    Args:
+        modules: name -> (module, settings). A module without trainable parameters is passed over.
+    """
+
+    def __init__(self, modules: Mapping[str, tuple[nn.Module, OptimConfig]]) -> None:
+        self._parts = [(name, module, config) for name, (module, config) in modules.items() if _trainable(module)]
+        groups = [group for part in self._parts for group in _groups(*part)]
+        self._adam = torch.optim.AdamW(groups, eps=1e-8)
+        self.updates = 0
+
+    def step(self, loss: Tensor) -> dict[str, Tensor]:
+        """Descend ``loss`` by one update; return the gradient norm of each module before clipping.
+
+        Raises:
+            RunError: the loss is not finite; nothing was changed.
+        """
+        if not torch.isfinite(loss):
+            raise RunError(
+                f"The loss became {loss.item()} after {self.updates} updates; no weight was changed. Look at the "
+                f"logged losses and gradient norms for when it began, and resume with a lower learning rate."
+            )
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = {}
+        for name, module, config in self._parts:
+            norms[f"grad_norm_{name}"] = nn.utils.clip_grad_norm_(_trainable(module), config.max_grad_norm)
+        for group in self._adam.param_groups:
+            group["lr"] = group["base_lr"] * min(1.0, (self.updates + 1) / max(1, group["warmup"]))
+        self._adam.step()
+        self.updates += 1
+        return norms
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the optimiser's memory as a flat mapping of tensors, ready for safetensors."""
+        state = {"updates": torch.tensor(self.updates)}
+        for index, memory in self._adam.state_dict()["state"].items():
+            state.update({f"{index}.{key}": value for key, value in memory.items()})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.updates = int(state["updates"])
+        memories: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            if name != "updates":
+                index, key = name.split(".", 1)
+                memories.setdefault(int(index), {})[key] = value.clone()
+        self._adam.load_state_dict({"state": memories, "param_groups": self._adam.state_dict()["param_groups"]})
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _groups(name: str, module: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+    decayed, plain = [], []
+    for layer in module.modules():
+        for key, parameter in layer.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                decays = isinstance(layer, _DECAYED) and not key.startswith("bias")
+                (decayed if decays else plain).append(parameter)
+    common = {"lr": config.lr, "base_lr": config.lr, "warmup": config.warmup, "name": name}
+    return [
+        {"params": params, "weight_decay": decay, **common}
+        for params, decay in ((decayed, config.weight_decay), (plain, 0.0))
+        if params
+    ]

@@ -1,0 +1,75 @@
+"""Pictures for people: dream beside reality from the same context and actions, and learning curves.
+
+PNG files by Pillow and Matplotlib; nothing here is read by any network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jedi_env.models.world_model import WorldModel
+from jedi_env.noise import LaneNoise, lane_keys
+from jedi_env.types import Context, Segment
+
+SCALE = 3  # screen pixels a game pixel
+GAP = 2  # game pixels between two frames
+
+
+@torch.no_grad()
+def imagine(world_model: WorldModel, segment: Segment, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Dream on from the first K observations of ``segment`` under its own actions.
+
+    Returns:
+        Three uint8 tensors ``(B, n, 64, 64, 3)``: what really followed (the last context frame first), the same decoded
+        from its latent, and the dream.
+
+    """
+    k = world_model.context_length
+    frames = world_model.encode(segment.pixels)
+    state = world_model.begin(Context(frames[:, :k], segment.actions[:, : k - 1]))
+    key = lane_keys(range(seed, seed + len(frames)), frames.device)
+    dreamed = [frames[:, k - 1]]
+    for t in range(k - 1, segment.actions.shape[1]):
+        state, _ = world_model.advance(state, segment.actions[:, t], LaneNoise(key, torch.full_like(key, t)))
+        dreamed.append(state.frames[:, -1])
+    decoded, drawn = _draw(world_model, frames[:, k - 1 :]), _draw(world_model, torch.stack(dreamed, dim=1))
+    return segment.pixels[:, k - 1 :], decoded, drawn
+
+
+def save_strip(world_model: WorldModel, segment: Segment, path: Path, seed: int = 0) -> None:
+    """Save a strip: three rows a lane of ``segment`` (real, decoded from its latent, dreamed), a column a step."""
+    rows = torch.stack(imagine(world_model, segment, seed), dim=1).flatten(0, 1).cpu()  # (3B, n, 64, 64, 3)
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, GAP, 0, GAP), value=128)
+    image = torch.cat([torch.cat(list(row), dim=1) for row in padded], dim=0).numpy()
+    height, width = image.shape[:2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).resize((width * SCALE, height * SCALE), Image.Resampling.NEAREST).save(path)
+
+
+def save_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path, x_label: str, y_label: str) -> None:
+    """Save line plots: ``curves`` maps a label to its (x, y) points."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for label, points in curves.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _draw(world_model: WorldModel, frames: Tensor) -> Tensor:
+    """Return the pixels (uint8 ``(B, n, 64, 64, 3)``) of ``frames`` (B, n, C, H, W)."""
+    decoder = world_model.decoder
+    assert decoder is not None  # the trainer always attaches one
+    return decoder.decode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])

@@ -1,0 +1,99 @@
+"""Presets: the two papers at their own size, and small ones that learn on two CPU cores.
+
+``PAPER`` is JEDI (arXiv 2605.13013), ``DIAMOND`` the pixel baseline (arXiv 2405.12399). ``TINY`` departs from the paper
+where a small model on a small budget was seen to need it; each departure is an option that the dataclasses explain, and
+setting it back is one flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jedi_env.models.denoiser import DenoiserConfig
+from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
+from jedi_env.models.reward_end import RewardEndConfig
+from jedi_env.models.sampler import SamplerConfig
+from jedi_env.models.world_model import WorldModelConfig
+from trainers.agent import ActorCriticConfig
+from trainers.config import CollectConfig, EvaluateConfig, TrainConfig
+from trainers.fit_agent import FitAgentConfig
+from trainers.fit_world_model import FitWorldModelConfig
+from trainers.optim import OptimConfig
+from trainers.replay import Sampling
+
+PAPER = TrainConfig()
+
+DIAMOND = TrainConfig(
+    world_model=WorldModelConfig(
+        encoder=PixelEncoderConfig(),
+        denoiser=DenoiserConfig(channels=(64,) * 4, depths=(2,) * 4, attention=(False,) * 4),
+        reward_end=RewardEndConfig(down=(False, True, True, True)),
+        switching=1.0,
+    ),
+    agent=ActorCriticConfig(down=(True, True, True, True)),
+    fit_world_model=FitWorldModelConfig(decoder_every=0),
+)
+
+TINY = TrainConfig(
+    world_model=WorldModelConfig(
+        encoder=LatentEncoderConfig(
+            channels=(64, 64, 16),
+            down=(False, False, False),
+            patch=8,
+            clamp_estimate=False,
+            centre=True,
+            standardise=True,
+            scale=0.5,
+        ),
+        denoiser=DenoiserConfig(
+            channels=(48,), middle_attention=False, cond_channels=128, offset_noise=0.0, context_noise=0.15
+        ),
+        sampler=SamplerConfig(steps=2, sigma_min=0.075, sigma_max=2.5),
+        reward_end=RewardEndConfig(
+            channels=(32, 32),
+            depths=(1, 1),
+            attention=(False, False),
+            down=(False, True),
+            middle_attention=False,
+            cond_channels=64,
+            lstm_dim=128,
+            sees_next=False,
+            shortcut=True,
+        ),
+        covariance_weight=1e-3,
+    ),
+    agent=ActorCriticConfig(channels=(32, 32), down=(False, True), lstm_dim=0, frame_stack=4),
+    collect=CollectConfig(total_steps=40_000, first_steps=20_000, first_steps_limit=20_000, steps=2_000, epsilon=0.02),
+    fit_world_model=FitWorldModelConfig(
+        first_updates=2_500,
+        updates=250,
+        batch=16,
+        denoising_steps=4,
+        reward_end_length=0,
+        denoiser=OptimConfig(lr=8e-4),
+        reward_end=OptimConfig(lr=8e-4),
+        sampling=Sampling(age_weights=(), event_fraction=0.3),
+        freeze_encoder_after=2_500,
+        precision_bf16=True,
+    ),
+    fit_agent=FitAgentConfig(
+        first_updates=500,
+        updates=250,
+        optim=OptimConfig(lr=4e-4, weight_decay=0.0),
+        normalise_advantages=True,
+        entropy_weight=0.01,
+    ),
+    evaluate=EvaluateConfig(every=5, episodes=16, final_episodes=40),
+    final_epochs=0,
+    bank=256,
+)
+
+DEMO = replace(
+    TINY,
+    collect=replace(TINY.collect, total_steps=25_000, first_steps=25_000, first_steps_limit=25_000),
+    fit_world_model=replace(TINY.fit_world_model, first_updates=3_500),
+    fit_agent=replace(TINY.fit_agent, first_updates=0),
+    evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
+)
+
+PRESETS: dict[str, TrainConfig] = {"paper": PAPER, "diamond": DIAMOND, "tiny": TINY, "demo": DEMO}

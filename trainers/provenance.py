@@ -1,0 +1,57 @@
+"""Where a number comes from: the commit, the machine, the versions and the configuration that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jedi_env.config_json import to_json
+
+_LIBRARIES = ("jedi-env", "torch", "gymnasium", "numpy")
+
+
+def provenance(config: object) -> dict[str, Any]:
+    """Return commit, machine, versions and the hash of ``config`` (a frozen dataclass)."""
+    return {
+        "commit": _commit(),
+        "machine": machine(),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "config_hash": config_hash(config),
+    }
+
+
+def config_hash(config: object) -> str:
+    """Return the first 12 hex digits of the SHA-256 of ``config`` as JSON."""
+    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def machine() -> str:
+    """Return what computes here, in words."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree this runs from (with ``+`` if it was changed), or None outside one."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,204 @@
+"""The replay: an append-only log of real play on disk, and the drawing of segments and contexts from it.
+
+One row an observation: its pixels, and the action, reward and termination that followed; an episode's last row has
+pixels only.
+Nothing is ever changed in place, so resuming is truncating to the length that the checkpoint recorded: no torn state.
+It knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from jedi_env.errors import RunError
+from jedi_env.models.encoder import PIXELS_SHAPE
+from jedi_env.types import Segment
+
+_PIXELS = np.dtype((np.uint8, PIXELS_SHAPE))
+_STEP = np.dtype([("action", "<i4"), ("reward", "<f4"), ("terminated", "?"), ("last", "?")])
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which transitions of the replay are drawn more often.
+
+    Attributes:
+        age_weights: the episodes are split into this many parts by age, oldest first, and a part is drawn with its
+            weight (DIAMOND: .1 .1 .1 .7). Empty: every transition alike.
+        event_fraction: share of the segments drawn around a transition with a reward or an end. 0 in the papers; rare
+            events shape a small encoder only if it sees them.
+    """
+
+    age_weights: tuple[float, ...] = (0.1, 0.1, 0.1, 0.7)
+    # ours
+    event_fraction: float = 0.0
+
+
+class Replay:
+    """A log of real play in ``folder``; opened empty, or at ``length`` rows of what is there.
+
+    Args:
+        folder: where the two files live; created if missing.
+        length: rows to keep; what a crash left beyond them is cut off.
+    """
+
+    def __init__(self, folder: Path, length: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._pixels_file = _open_at(folder / "pixels.bin", length * _PIXELS.itemsize)
+        self._steps_file = _open_at(folder / "steps.bin", length * _STEP.itemsize)
+        self._paths = (folder / "pixels.bin", folder / "steps.bin")
+        self._length = length
+        self._mapped = -1
+        self._num_last = 0
+        self._map()
+        self._num_last = int(self._steps["last"].sum())
+
+    @property
+    def length(self) -> int:
+        """Rows in the log: what a checkpoint must record."""
+        return self._length
+
+    @property
+    def num_steps(self) -> int:
+        """Transitions taken on the real game."""
+        return self._length - self._num_last
+
+    @property
+    def steps(self) -> npt.NDArray[np.void]:
+        """All rows but their pixels: fields action, reward, terminated, last."""
+        self._map()
+        return self._steps
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The pixels of all rows, ``(rows, 64, 64, 3)``, on disk."""
+        self._map()
+        return self._pixels
+
+    def append(self, pixels: npt.NDArray[np.uint8], action: int, reward: float, terminated: bool) -> None:
+        """Log one transition: what was seen, what was done, what came of it."""
+        self._write(pixels, (action, reward, terminated, False))
+
+    def end_episode(self, pixels: npt.NDArray[np.uint8]) -> None:
+        """Log the final observation of the episode under way."""
+        self._write(pixels, (0, 0.0, False, True))
+
+    def flush(self) -> None:
+        """Hand everything logged so far to the operating system."""
+        self._pixels_file.flush()
+        self._steps_file.flush()
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._pixels_file.close()
+        self._steps_file.close()
+
+    def segments(self, batch: int, length: int, sampling: Sampling, rng: np.random.Generator) -> Segment:
+        """Draw ``batch`` segments of ``length`` transitions.
+
+        A segment covers a drawn transition at a random place, and may reach beyond either edge of its episode: there
+            the edge's
+        pixels are repeated and the mask is False. So an end stands at any place of a segment, not only at its last.
+        """
+        centre = self._draw_transitions(batch, sampling, rng)
+        start = centre - rng.integers(0, length, size=batch)
+        first, last = self._edges(centre)
+        rows = start[:, None] + np.arange(length + 1)
+        inside = np.clip(rows, first[:, None], last[:, None])
+        mask = (rows[:, :-1] >= first[:, None]) & (rows[:, :-1] < last[:, None])
+        steps = self.steps[inside[:, :-1]]
+        return Segment(
+            pixels=torch.from_numpy(self.pixels[inside]),
+            actions=torch.from_numpy(np.where(mask, steps["action"], 0).astype(np.int64)),
+            rewards=torch.from_numpy(np.where(mask, steps["reward"], 0).astype(np.float32)),
+            terminated=torch.from_numpy(steps["terminated"] & mask),
+            mask=torch.from_numpy(mask),
+        )
+
+    def contexts(
+        self, batch: int, length: int, sampling: Sampling, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw ``batch`` contexts: pixels (uint8 ``(B, K, 64, 64, 3)``) and the K-1 actions between them, ``(B, K-1)``.
+
+        Near an episode's start its first pixels are repeated, as an agent's frame stack does there.
+        """
+        newest = self._draw_transitions(batch, Sampling(sampling.age_weights), rng)
+        first, _ = self._edges(newest)
+        rows = newest[:, None] + np.arange(1 - length, 1)
+        inside = np.maximum(rows, first[:, None])
+        actions = np.where(rows[:, :-1] >= first[:, None], self.steps["action"][inside[:, :-1]], 0)
+        return torch.from_numpy(self.pixels[inside]), torch.from_numpy(actions.astype(np.int64))
+
+    def _draw_transitions(self, batch: int, sampling: Sampling, rng: np.random.Generator) -> Ints:
+        """Return rows whose transition is complete: an action was taken, and the next row holds what it led to."""
+        rows = self._complete
+        if len(rows) == 0:
+            raise RunError("The replay holds no complete transition yet: collect some real steps first.")
+        parts = len(sampling.age_weights)
+        episode = self._episode_of[rows]
+        episodes = int(episode[-1]) + 1
+        if parts and episodes >= parts:
+            edges = np.searchsorted(episode, np.arange(parts) * (episodes // parts))
+            bounds = np.append(edges, len(rows))
+            part = rng.choice(parts, size=batch, p=np.asarray(sampling.age_weights) / sum(sampling.age_weights))
+            drawn = rows[rng.integers(bounds[part], bounds[part + 1])]
+        else:
+            drawn = rows[rng.integers(0, len(rows), size=batch)]
+        events = self._events
+        if sampling.event_fraction > 0 and len(events):
+            pick = rng.random(batch) < sampling.event_fraction
+            drawn = np.where(pick, events[rng.integers(0, len(events), size=batch)], drawn)
+        return drawn
+
+    def _edges(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Return the first and last row of the episode that each row belongs to."""
+        episode = self._episode_of[rows]
+        return self._starts[episode], self._ends[episode]
+
+    def _write(self, pixels: npt.NDArray[np.uint8], step: tuple[int, float, bool, bool]) -> None:
+        self._pixels_file.write(np.ascontiguousarray(pixels, dtype=np.uint8).tobytes())
+        self._steps_file.write(np.array([step], dtype=_STEP).tobytes())
+        self._length += 1
+        self._num_last += step[3]
+
+    def _map(self) -> None:
+        """Map the files anew if they have grown, and index the episodes."""
+        if self._mapped == self._length:
+            return
+        self.flush()
+        self._mapped = self._length
+        if self._length == 0:
+            self._pixels = np.empty((0, *PIXELS_SHAPE), np.uint8)
+            self._steps = np.empty(0, _STEP)
+        else:
+            self._pixels = np.memmap(self._paths[0], np.uint8, "r", shape=(self._length, *PIXELS_SHAPE))
+            self._steps = np.fromfile(self._paths[1], _STEP, self._length)
+        last = self._steps["last"]
+        self._episode_of = np.cumsum(last) - last
+        ends = np.flatnonzero(last)
+        self._starts = np.concatenate(([0], ends + 1))
+        self._ends = np.append(ends, max(self._length - 1, 0))  # an episode under way ends, for now, at the newest row
+        has_next = np.zeros(self._length, bool)
+        has_next[:-1] = True
+        self._complete = np.flatnonzero(~last & has_next)
+        rare = (self._steps["reward"] != 0) | self._steps["terminated"]
+        self._events = np.flatnonzero(~last & has_next & rare)
+
+
+def _open_at(path: Path, size: int) -> BinaryIO:
+    path.touch()
+    have = path.stat().st_size
+    if have < size:
+        raise RunError(f"{path} is shorter ({have} bytes) than its run recorded ({size}): the replay was damaged.")
+    file = path.open("r+b")
+    file.truncate(size)
+    file.seek(size)
+    return file

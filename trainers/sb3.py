@@ -1,0 +1,110 @@
+"""Any Stable-Baselines3 algorithm, trained inside a dream and scored on the real game.
+
+The algorithms are the library's, untouched; what is chosen here are settings that suit a dream: many lanes, short
+rollouts, a convolutional reader of latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import stable_baselines3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.envs.real import AtariProtocol
+from jedi_env.errors import UsageError, nearest
+from jedi_env.sb3 import LatentCnn, make_dream, make_real
+from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score
+
+
+def algorithms() -> dict[str, type[BaseAlgorithm]]:
+    """Return the algorithms for discrete actions by name, sb3-contrib's too if it is installed."""
+    known: dict[str, type[BaseAlgorithm]] = {name: getattr(stable_baselines3, name) for name in ("PPO", "A2C", "DQN")}
+    try:
+        import sb3_contrib
+    except ImportError:
+        return known
+    return known | {name: getattr(sb3_contrib, name) for name in ("QRDQN", "TRPO", "ARS")}
+
+
+def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, horizon: int | None) -> BaseAlgorithm:
+    """Return an untrained algorithm on ``lanes`` dreams of ``checkpoint``.
+
+    Args:
+        name: one of :func:`algorithms`.
+        checkpoint: the dream.
+        lanes: dreams side by side.
+        seed: of the algorithm and the dreams.
+        horizon: dream steps an episode; None: what the checkpoint recommends.
+
+    Raises:
+        UsageError: the algorithm is not known.
+    """
+    known = algorithms()
+    if name not in known:
+        raise UsageError(f"Unknown algorithm {name!r}.{nearest(name, known)} Known here: {', '.join(known)}.")
+    dream = make_dream(checkpoint, lanes, horizon="checkpoint" if horizon is None else horizon)
+    settings: dict[str, Any] = {"seed": seed, "device": "cpu", "policy_kwargs": {"features_extractor_class": LatentCnn}}
+    if issubclass(known[name], OnPolicyAlgorithm):
+        settings |= {"n_steps": 32, "gamma": 0.985, "gae_lambda": 0.95, "ent_coef": 0.01}
+    if name == "PPO":
+        settings |= {"batch_size": 512, "n_epochs": 4, "learning_rate": 4e-4}
+    return known[name]("MlpPolicy", dream, **settings)
+
+
+class Curve(BaseCallback):
+    """Records the mean return of dream episodes while an algorithm learns.
+
+    Attributes:
+        points: (dream steps, mean return of the last hundred dream episodes), one a rollout.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes = self.model.ep_info_buffer
+        if episodes:
+            self.points.append((self.num_timesteps, sum(e["r"] for e in episodes) / len(episodes)))
+
+
+def score_on_reality(
+    model: BaseAlgorithm,
+    game: str,
+    checkpoint: Checkpoint,
+    episodes: int,
+    on_episode: Callable[[], None] | None = None,
+    deterministic: bool = False,
+) -> Score:
+    """Play ``episodes`` full real games with a policy that was trained in a dream; it runs unchanged.
+
+    Args:
+        model: the algorithm with its policy.
+        game: the real game.
+        checkpoint: whose encoder shows the policy the real game.
+        episodes: full games.
+        on_episode: called as each game ends.
+        deterministic: the likeliest action instead of a drawn one.
+    """
+    env = make_real(game, min(EVALUATION_LANES, episodes), checkpoint)
+    env.seed(EVALUATION_SEED)
+
+    def tell(local: dict[str, Any], _: dict[str, Any]) -> None:
+        if on_episode is not None and local["done"]:
+            on_episode()
+
+    returns, _ = evaluate_policy(
+        model, env, episodes, deterministic=deterministic, callback=tell, return_episode_rewards=True
+    )
+    env.close()
+    return Score(game, tuple(float(r) for r in returns), asdict(AtariProtocol()))

@@ -1,0 +1,217 @@
+"""*The training loop*: collect, fit world model, fit agent, evaluate, save.
+
+Algorithm 1 of arXiv 2405.12399 (DIAMOND), which arXiv 2605.13013 (JEDI) keeps. A function over one state record. Running the same command again resumes: everything that must survive is in
+``state.py``, and all randomness is a function of (seed, epoch, purpose).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import gymnasium as gym
+import torch
+
+from jedi_env.checkpoint import AgentRecord, Checkpoint
+from jedi_env.config_json import to_json
+from jedi_env.dream import Dream
+from jedi_env.envs.real import AtariProtocol, make_pixels
+from jedi_env.errors import UsageError
+from jedi_env.types import Context
+from trainers.collect import Collector
+from trainers.config import TrainConfig
+from trainers.evaluate import score_policy
+from trainers.fit_agent import fit_agent
+from trainers.fit_world_model import fit_world_model, latent_health
+from trainers.log import Log, averages, progress
+from trainers.policy import AgentPolicy, Policy, RandomPolicy
+from trainers.provenance import provenance
+from trainers.randomness import Purpose, numpy_rng, torch_rng
+from trainers.replay import Sampling
+from trainers.state import TrainState, open_run
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torch.device) -> Path:
+    """Run the whole loop in ``run_dir``, or go on with it; return the folder of the checkpoint.
+
+    Args:
+        config: of the run; must equal the one that ``run_dir`` began with.
+        game: one of the 26 games, or the id of a Gymnasium environment with image observations.
+        seed: of everything random in the run.
+        run_dir: created if missing. Holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``replay/``,
+            ``state/``, ``scores.json`` and ``checkpoint/``.
+        device: to train on.
+
+    Raises:
+        UsageError: ``run_dir`` belongs to another configuration, game or seed; nothing was changed.
+    """
+    env = make_pixels(game)
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        raise UsageError(f"{game!r} has the action space {env.action_space}; the trainer takes Discrete actions.")
+    state = open_run(run_dir, config, game, seed, int(env.action_space.n), device)
+    log = Log(run_dir, state.log_size)
+    collector = Collector(env, state.replay, life_loss=config.collect.life_loss, seed=seed, progress=state.collector)
+    try:
+        while state.epoch < epochs(config, state):
+            for phase in (collect, fit_models, imagine, evaluate):
+                began = time.perf_counter()
+                metrics = phase(config, state, collector, device)
+                if metrics:
+                    metrics["seconds"] = time.perf_counter() - began
+                    log.write(phase.__name__, state.epoch, metrics)
+            state.epoch += 1
+            state.save(log.size, collector.progress)
+        checkpoint = run_dir / "checkpoint"
+        publish(config, state, device).save(checkpoint)
+        return checkpoint
+    finally:
+        log.close()
+        state.replay.close()
+        env.close()
+
+
+def epochs(config: TrainConfig, state: TrainState) -> int:
+    """Return the number of epochs: the first, those that the remaining real steps take, and the final ones."""
+    left = config.collect.total_steps - state.first_steps if state.first_steps else 0
+    return 1 + max(0, -(-left // config.collect.steps)) + config.final_epochs
+
+
+def collect(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
+    """Play the real game: at random before the first update, then with the agent."""
+    settings = config.collect
+    policy: Policy
+    if state.epoch == 0:
+        policy = RandomPolicy(state.agent.num_actions, numpy_rng(state.seed, 0, Purpose.COLLECT))
+        scores = _collect(collector, settings.first_steps, policy)
+        while _rare_rewards(state) < settings.first_rewards and state.replay.num_steps < settings.first_steps_limit:
+            more = min(settings.steps, settings.first_steps_limit - state.replay.num_steps)
+            scores += _collect(collector, more, policy)
+        state.first_steps = state.replay.num_steps
+    else:
+        steps = min(settings.steps, settings.total_steps - state.replay.num_steps)
+        if steps <= 0:
+            return {}
+        generator = torch_rng(state.seed, state.epoch, Purpose.COLLECT, device)
+        policy = AgentPolicy(state.world_model, state.agent, generator, settings.epsilon)
+        scores = _collect(collector, steps, policy)
+    metrics = {"real_steps": float(state.replay.num_steps), "games": float(len(scores))}
+    if scores:
+        metrics["score"] = sum(scores) / len(scores)
+    return metrics
+
+
+def fit_models(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
+    """Fit the world model (and the decoder probe) to all real play so far."""
+    settings = config.fit_world_model
+    rng = numpy_rng(state.seed, state.epoch, Purpose.WORLD_MODEL)
+    if state.epoch == 0:
+        pixels, _ = state.replay.contexts(min(2000, state.replay.num_steps), 1, Sampling(()), rng)
+        state.world_model.encoder.set_mean_image(pixels[:, 0].to(device))
+        if state.decoder is not None:
+            state.decoder.set_mean_image(pixels[:, 0].to(device))
+    updates = settings.updates if state.epoch else settings.first_updates
+    steps = fit_world_model(
+        state.world_model,
+        state.world_model_optim,
+        state.replay,
+        settings,
+        updates,
+        rng,
+        torch_rng(state.seed, state.epoch, Purpose.WORLD_MODEL, device),
+        state.decoder,
+        state.decoder_optim,
+    )
+    metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: world model"))
+    return {**metrics, **latent_health(state.world_model, state.replay, rng, device)}
+
+
+def imagine(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
+    """Fit the agent inside the dream."""
+    settings = config.fit_agent
+    updates = settings.updates if state.epoch else settings.first_updates
+    if updates == 0:
+        return {}
+    contexts = draw_contexts(config, state, settings.contexts, device)
+    dtype = torch.bfloat16 if config.fit_world_model.precision_bf16 else torch.float32
+    dream = Dream(state.world_model, contexts, horizon=None, dtype=dtype)
+    generator = torch_rng(state.seed, state.epoch, Purpose.AGENT, device)
+    steps = fit_agent(state.agent, state.agent_optim, dream, settings, updates, generator)
+    metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: agent in imagination"))
+    state.imagined_steps += updates * settings.batch * settings.horizon
+    return {**metrics, "imagined_steps": float(state.imagined_steps)}
+
+
+def evaluate(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
+    """Score the agent on full real games, every so many epochs and at the end; write ``scores.json``."""
+    settings = config.evaluate
+    last = state.epoch + 1 >= epochs(config, state)
+    due = settings.every > 0 and (state.epoch + 1) % settings.every == 0
+    episodes = settings.final_episodes if last else settings.episodes
+    if not (last or due) or episodes == 0:
+        return {}
+    generator = torch_rng(state.seed, state.epoch, Purpose.EVALUATE, device)
+    policy = AgentPolicy(state.world_model, state.agent, generator)
+    score = score_policy(state.game, policy, episodes, f"epoch {state.epoch + 1}: real games")
+    state.scores.append(
+        {
+            **score.to_json(),
+            "epoch": state.epoch,
+            "seed": state.seed,
+            "real_steps": state.replay.num_steps,
+            "imagined_steps": state.imagined_steps,
+            "final": last,
+            **provenance(config),
+        }
+    )
+    (state.run_dir / "scores.json").write_text(json.dumps(state.scores, indent=1))
+    logger.info("epoch %d: %.2f +- %.2f over %d real games", state.epoch + 1, score.mean, score.std, episodes)
+    return {"score": score.mean, "score_std": score.std, "episodes": float(episodes)}
+
+
+def draw_contexts(config: TrainConfig, state: TrainState, size: int, device: torch.device) -> Context:
+    """Draw starting contexts from the replay and encode them."""
+    rng = numpy_rng(state.seed, state.epoch, Purpose.CONTEXTS)
+    k = config.world_model.context_length
+    pixels, actions = state.replay.contexts(size, k, config.fit_world_model.sampling, rng)
+    with torch.no_grad():
+        frames = torch.cat([state.world_model.encode(part.to(device)) for part in pixels.split(64)])
+    return Context(frames, actions.to(device))
+
+
+def publish(config: TrainConfig, state: TrainState, device: torch.device) -> Checkpoint:
+    """Return the run's dream and agent as a checkpoint."""
+    return Checkpoint(
+        world_model=state.world_model.eval(),
+        contexts=draw_contexts(config, state, config.bank, device),
+        game=state.game,
+        horizon=None,
+        protocol={**asdict(AtariProtocol()), "life_loss": config.collect.life_loss},
+        provenance={
+            **provenance(config),
+            "seed": state.seed,
+            "real_steps": state.replay.num_steps,
+            "imagined_steps": state.imagined_steps,
+            "epochs": state.epoch,
+            "config": to_json(config),
+        },
+        metrics={"scores": state.scores[-1:]},
+        agent=AgentRecord(to_json(config.agent), dict(state.agent.state_dict())),
+    )
+
+
+def _collect(collector: Collector, steps: int, policy: Policy) -> list[float]:
+    games = progress(collector.collect(steps, policy), steps, "collect real steps")
+    return [score for score in games if score is not None]
+
+
+def _rare_rewards(state: TrainState) -> int:
+    """Return how many transitions have one of the two rarer reward signs."""
+    steps = state.replay.steps
+    signs = [(steps["reward"] * sign > 0).sum() for sign in (-1, 1)]
+    signs.append(len(steps) - sum(signs))
+    return int(sum(sorted(signs)[:2]))
