@@ -27,7 +27,6 @@ from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
 try:
-    from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     from stable_baselines3.common.vec_env import VecEnv, VecMonitor
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
@@ -62,8 +61,8 @@ def make_dream(
     """Return ``n_envs`` dreams of one world model, with a ``VecMonitor`` around them.
 
     Observations are float32 ``(frame_stack*C, H, W)`` latents, or with ``obs_type="rgb"`` uint8 images
-    ``(3*frame_stack, 64, 64)``, channels first as SB3's networks want them. Rewards are the signs -1, 0 and 1 that the
-    model learned.
+    ``(64, 64, 3*frame_stack)``, which SB3 transposes by itself. Rewards are the signs -1, 0 and 1 that the model
+    learned.
 
     Args:
         game_or_checkpoint: one of :data:`jedi_env.GAMES`, whose dream is looked up; or a checkpoint: its folder,
@@ -163,26 +162,25 @@ def make_real(
 
 
 def _monitored(env: VectorEnv[Any, Any, Any], seed: int | None, info_keys: Sequence[str]) -> VecEnv:
-    vec_env = VecMonitor(as_vec_env(env, info_keys=info_keys, channels_first=True))
+    vec_env = VecMonitor(as_vec_env(env, info_keys=info_keys))
     if seed is not None:
         vec_env.seed(seed)
     return vec_env
 
 
-def as_vec_env(env: VectorEnv[Any, Any, Any], *, info_keys: Sequence[str] = (), channels_first: bool = False) -> VecEnv:
+def as_vec_env(env: VectorEnv[Any, Any, Any], *, info_keys: Sequence[str] = ()) -> VecEnv:
     """Bridge a native Gymnasium ``VectorEnv`` to SB3, without a Python loop over the lanes that go on.
 
     In mode SAME_STEP it is passed through. In the modes NEXT_STEP and DISABLED, lanes are reset by mask at once when
     they end, so SB3 sees the same episodes, transition for transition, as through ``DummyVecEnv``.
 
     A lane's info is ``{}`` unless its episode ended (``terminal_observation``, ``TimeLimit.truncated``) or a key was
-    asked for. Wrap it in SB3's ``VecMonitor`` for episode statistics.
+    asked for. For episode statistics wrap it in SB3's ``VecMonitor``: in the modes that need masked resets, Gymnasium's
+    ``RecordEpisodeStatistics`` around a ``SyncVectorEnv`` forgets all lanes when one is reset.
 
     Args:
         env: with NumPy observations; ``jedi_env.check_vector_env`` tells whether it keeps its contract.
         info_keys: which keys of the environment's info to hand on; each costs a loop over the lanes that have it.
-        channels_first: hand on uint8 images ``(H, W, C)`` as contiguous ``(C, H, W)``, which SB3 turns into network
-            input several times faster than what its ``VecTransposeImage`` makes of them.
 
     Raises:
         UsageError: not a ``VectorEnv``, spaces that SB3 does not have, or no autoreset mode; later, when an environment
@@ -211,35 +209,19 @@ def as_vec_env(env: VectorEnv[Any, Any, Any], *, info_keys: Sequence[str] = (), 
         raise UsageError(
             f"SB3 has no actions like {env.single_action_space}: it takes Box, Discrete, MultiDiscrete and MultiBinary."
         )
-    return _Bridge(env, mode, tuple(info_keys), channels_first)
+    return _Bridge(env, mode, tuple(info_keys))
 
 
 class _Bridge(VecEnv):
     """What :func:`as_vec_env` returns; ``env`` is the environment inside."""
 
-    def __init__(
-        self, env: VectorEnv[Any, Any, Any], mode: AutoresetMode, info_keys: tuple[str, ...], channels_first: bool
-    ) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], mode: AutoresetMode, info_keys: tuple[str, ...]) -> None:
         self.env = env
         self.spec = env.spec
         self._mode = mode
         self._info_keys = info_keys
-        space = env.single_observation_space
-        # As in SB3, the only part of an observation that is no dict has the key None.
-        parts = dict(space.items()) if isinstance(space, spaces.Dict) else {None: space}
-        self._images = {key for key, part in parts.items() if channels_first and _is_channels_last_image(part)}
-        if isinstance(space, spaces.Dict):
-            space = spaces.Dict({key: self._part(part, key in self._images) for key, part in space.items()})
-        else:
-            space = self._part(space, None in self._images)
-        super().__init__(env.num_envs, space, env.single_action_space)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = {**env.metadata, **self.metadata}
-
-    @staticmethod
-    def _part(space: spaces.Space[Any], image: bool) -> spaces.Space[Any]:
-        if not (image and isinstance(space, spaces.Box)):
-            return space
-        return spaces.Box(np.moveaxis(space.low, -1, -3), np.moveaxis(space.high, -1, -3), dtype=np.uint8)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed lane i with ``seed + i`` at the next reset."""
@@ -263,7 +245,7 @@ class _Bridge(VecEnv):
                     "the environment with NumPy output (in this package output='numpy')."
                 )
         self.reset_infos = [self._lane_info(info, lane) for lane in range(self.num_envs)]
-        return self._copy(observation)
+        return _copy(observation)
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep ``actions`` for :meth:`step_wait`."""
@@ -275,7 +257,7 @@ class _Bridge(VecEnv):
         dones = np.logical_or(terminated, truncated)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._hand_on(info, range(self.num_envs), infos)
-        result = self._copy(observation)
+        result = _copy(observation)
         if dones.any():
             ended = np.flatnonzero(dones).tolist()
             if self._mode is AutoresetMode.SAME_STEP:
@@ -293,7 +275,7 @@ class _Bridge(VecEnv):
     def _restart(self, observation: Observation, dones: NDArray[np.bool_]) -> tuple[Observation, dict[str, Any]]:
         """Reset the lanes that ended and no other."""
         begun, info = self.env.reset(options={"reset_mask": dones.copy()})
-        result = self._copy(begun)
+        result = _copy(begun)
         if not data_equivalence(_lanes(observation, ~dones), _lanes(result, ~dones), exact=True):
             raise UsageError(
                 f"{self.env} did not keep to reset(options={{'reset_mask': ...}}): lanes outside the mask were reset "
@@ -315,7 +297,7 @@ class _Bridge(VecEnv):
                 f"{self.env} declares autoreset mode SAME_STEP and lane {lane} ended, but infos['final_obs'] does not "
                 "have its final observation: jedi_env.check_vector_env tells what else is wrong with it."
             )
-        return self._copy(final)
+        return _copy(final)
 
     def _hand_on(self, info: dict[str, Any], lanes: Iterable[int], infos: list[dict[str, Any]]) -> None:
         wanted = {key: info[key] for name in self._info_keys for key in (name, f"_{name}") if key in info}
@@ -338,12 +320,6 @@ class _Bridge(VecEnv):
             else:  # Gymnasium has no such thing, but some environments do: it is everyone's
                 lane_info[key] = deepcopy(value)
         return lane_info
-
-    def _copy(self, observation: Observation) -> Observation:
-        """Return an observation, or a batch, in memory of its own."""
-        if isinstance(observation, dict):
-            return {key: _array(value, key in self._images) for key, value in observation.items()}
-        return _array(observation, None in self._images)
 
     def close(self) -> None:
         """Close the environment."""
@@ -480,12 +456,10 @@ class LatentCnn(BaseFeaturesExtractor):
         return features
 
 
-def _is_channels_last_image(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space)
-
-
-def _array(value: NDArray[Any], image: bool) -> NDArray[Any]:
-    return np.array(np.moveaxis(value, -1, -3) if image else value, order="C")
+def _copy(observation: Observation) -> Observation:
+    if isinstance(observation, dict):
+        return {key: np.array(value) for key, value in observation.items()}
+    return np.array(observation)
 
 
 def _lanes(observation: Observation, index: int | NDArray[np.bool_]) -> Observation:

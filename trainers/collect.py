@@ -104,7 +104,8 @@ class Collector:
         """Return reward, whether the episode terminated as training counts it, and whether the game is over."""
         self._pixels, reward, terminated, truncated, info = self.env.step(np.int64(action))
         lives = info.get("lives", 0)
-        lost = self.life_loss and lives < self._lives
+        # Some games show no life left for a while before they are over: only then is the game's own sign the end.
+        lost = self.life_loss and 0 < lives < self._lives
         self._lives = lives
         self._recent = [*self._recent[1 - BURN_IN :], self._pixels]
         return float(reward), terminated or lost, terminated or truncated

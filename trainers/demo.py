@@ -81,8 +81,8 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     began = time.perf_counter()
     actions = RandomPolicy(checkpoint.world_model.num_actions, np.random.default_rng(config.seed))
     random = score_policy(config.game, actions, config.episodes, "real games: random")
-    bar = iter(progress(range(config.episodes), config.episodes, "real games: PPO"))
-    agent = score_on_reality(model, config.game, checkpoint, config.episodes, lambda: next(bar, None))
+    with progress(None, config.episodes, "real games: PPO") as bar:
+        agent = score_on_reality(model, config.game, checkpoint, config.episodes, bar.update)
     seconds["real_games"] = time.perf_counter() - began
 
     summary = {

@@ -68,7 +68,7 @@ def play(
     policy: Policy,
     episodes: int,
     seed: int,
-    on_episode: Callable[[float], None] | None = None,
+    on_episode: Callable[[float], object] | None = None,
 ) -> list[float]:
     """Play full episodes in parallel lanes; return the returns of the first ``episodes``, by order and lane.
 
@@ -123,7 +123,7 @@ def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
 def score_policy(game: str, policy: Policy, episodes: int, title: str = "real games") -> Score:
     """Play ``episodes`` full real games in a few parallel lanes, under a progress bar."""
     env = make_pixels_vec(game, min(EVALUATION_LANES, episodes))
-    bar = iter(progress(range(episodes), episodes, title))
-    returns = play(env, policy, episodes, EVALUATION_SEED, lambda _: next(bar, None))
+    with progress(None, episodes, title) as bar:
+        returns = play(env, policy, episodes, EVALUATION_SEED, lambda _: bar.update())
     env.close()
     return Score(game, tuple(returns), asdict(AtariProtocol()))

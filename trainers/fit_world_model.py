@@ -103,11 +103,9 @@ def fit_world_model(
         return world_model.encode(segment.pixels), segment
 
     world_model.train()
+    if 0 < config.freeze_encoder_after <= optim.updates:  # in an earlier epoch, whose statistics stay
+        world_model.encoder.eval().requires_grad_(False)
     for _ in range(updates):
-        if 0 < config.freeze_encoder_after <= optim.updates and world_model.encoder.training:
-            if optim.updates == config.freeze_encoder_after:
-                calibrate(world_model, replay, rng, device)
-            world_model.encoder.eval().requires_grad_(False)
         with autocast:
             frames, segment = draw(length)
             sequence = draw(config.reward_end_length) if config.reward_end_length else (frames, segment)
@@ -119,6 +117,9 @@ def fit_world_model(
             decoder_optim.step(drawing)
             probe = {"loss_decoder": drawing.detach()}
         norms = optim.step(losses.total)
+        if optim.updates == config.freeze_encoder_after:
+            calibrate(world_model, replay, rng, device)
+            world_model.encoder.eval().requires_grad_(False)
         logged = {"loss_denoising": losses.denoising, "loss_reward": losses.reward, "loss_end": losses.end}
         yield {**{key: value.detach() for key, value in logged.items()}, **norms, **probe}
     if world_model.encoder.training:

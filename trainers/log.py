@@ -6,7 +6,7 @@ A resumed run cuts the file back to what its state recorded, so no epoch is logg
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def progress(steps: Iterable[Any], total: int, title: str) -> Iterator[Any]:
-    """Pass ``steps`` on under a progress bar."""
-    yield from tqdm(steps, total=total, desc=title, unit="", dynamic_ncols=True, mininterval=0.5)
+def progress(steps: Iterable[Any] | None, total: int, title: str) -> tqdm[Any]:
+    """Return a progress bar: iterate over it, or, without ``steps``, use it as a context and call its ``update``."""
+    return tqdm(steps, total=total, desc=title, unit="", dynamic_ncols=True, mininterval=0.5)
 
 
 def averages(steps: Iterable[dict[str, Tensor]]) -> dict[str, float]:

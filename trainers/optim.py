@@ -82,7 +82,8 @@ class Optim:
         for name, value in state.items():
             if name != "updates":
                 index, key = name.split(".", 1)
-                memories.setdefault(int(index), {})[key] = value.clone()
+                # AdamW counts its steps on the CPU; counted on a GPU, every update would wait for it.
+                memories.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value.clone()
         self._adam.load_state_dict({"state": memories, "param_groups": self._adam.state_dict()["param_groups"]})
 
 
@@ -91,7 +92,8 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _groups(name: str, module: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for layer in module.modules():
         for key, parameter in layer.named_parameters(recurse=False):
             if parameter.requires_grad:

@@ -37,9 +37,10 @@ DIAMOND = TrainConfig(
 TINY = TrainConfig(
     world_model=WorldModelConfig(
         encoder=LatentEncoderConfig(
-            channels=(64, 64, 16),
-            down=(False, False, False),
-            patch=8,
+            channels=(32, 48, 16),
+            down=(True, False, False),
+            patch=4,
+            lossless_pool=True,
             clamp_estimate=False,
             centre=True,
             standardise=True,
@@ -60,7 +61,7 @@ TINY = TrainConfig(
             sees_next=False,
             shortcut=True,
         ),
-        covariance_weight=1e-3,
+        covariance_weight=1e-2,
     ),
     agent=ActorCriticConfig(channels=(32, 32), down=(False, True), lstm_dim=0, frame_stack=4),
     collect=CollectConfig(total_steps=40_000, first_steps=20_000, first_steps_limit=20_000, steps=2_000, epsilon=0.02),

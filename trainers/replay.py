@@ -48,13 +48,23 @@ class Replay:
     Args:
         folder: where the two files live; created if missing.
         length: rows to keep; what a crash left beyond them is cut off.
+
+    Raises:
+        RunError: fewer rows are there; nothing was cut off.
     """
 
     def __init__(self, folder: Path, length: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._pixels_file = _open_at(folder / "pixels.bin", length * _PIXELS.itemsize)
-        self._steps_file = _open_at(folder / "steps.bin", length * _STEP.itemsize)
         self._paths = (folder / "pixels.bin", folder / "steps.bin")
+        sizes = (length * _PIXELS.itemsize, length * _STEP.itemsize)
+        for path, size in zip(self._paths, sizes, strict=True):  # both, before either is changed
+            have = path.stat().st_size if path.exists() else 0
+            if have < size:
+                raise RunError(
+                    f"{path} is shorter ({have} bytes) than its run recorded ({size}): the replay was damaged. "
+                    f"Restore it, or begin in another run directory."
+                )
+        self._pixels_file, self._steps_file = (_open_at(*it) for it in zip(self._paths, sizes, strict=True))
         self._length = length
         self._mapped = -1
         self._num_last = 0
@@ -105,8 +115,8 @@ class Replay:
         """Draw ``batch`` segments of ``length`` transitions.
 
         A segment covers a drawn transition at a random place, and may reach beyond either edge of its episode: there
-            the edge's
-        pixels are repeated and the mask is False. So an end stands at any place of a segment, not only at its last.
+        the edge's pixels are repeated and the mask is False. So an end stands at any place of a segment, not only at
+        its last.
         """
         centre = self._draw_transitions(batch, sampling, rng)
         start = centre - rng.integers(0, length, size=batch)
@@ -195,9 +205,6 @@ class Replay:
 
 def _open_at(path: Path, size: int) -> BinaryIO:
     path.touch()
-    have = path.stat().st_size
-    if have < size:
-        raise RunError(f"{path} is shorter ({have} bytes) than its run recorded ({size}): the replay was damaged.")
     file = path.open("r+b")
     file.truncate(size)
     file.seek(size)

@@ -83,7 +83,7 @@ def score_on_reality(
     game: str,
     checkpoint: Checkpoint,
     episodes: int,
-    on_episode: Callable[[], None] | None = None,
+    on_episode: Callable[[], object] | None = None,
     deterministic: bool = False,
 ) -> Score:
     """Play ``episodes`` full real games with a policy that was trained in a dream; it runs unchanged.

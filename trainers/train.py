@@ -1,7 +1,8 @@
 """*The training loop*: collect, fit world model, fit agent, evaluate, save.
 
-Algorithm 1 of arXiv 2405.12399 (DIAMOND), which arXiv 2605.13013 (JEDI) keeps. A function over one state record. Running the same command again resumes: everything that must survive is in
-``state.py``, and all randomness is a function of (seed, epoch, purpose).
+Algorithm 1 of arXiv 2405.12399 (DIAMOND), which arXiv 2605.13013 (JEDI) keeps. A function over one state record. Running
+the same command again resumes: everything that must survive is in ``state.py``, and all randomness is a function of
+(seed, epoch, purpose).
 """
 
 from __future__ import annotations

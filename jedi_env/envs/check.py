@@ -367,7 +367,15 @@ class _Player:
             options = {"reset_mask": mask.copy()}
             where = f"reset({given + ', ' if given else ''}options={{'reset_mask': {mask}}})"
             handed = options["reset_mask"]
-            result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+            try:
+                result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+            except Exception as error:
+                if self.mode is not AutoresetMode.DISABLED:
+                    raise
+                raise VectorEnvError(
+                    f"{where}: failed ({type(error).__name__}: {error}). Mode DISABLED leaves resets to the caller: "
+                    "accept a bool array of shape (num_envs,) as 'reset_mask'."
+                ) from error
             if not np.array_equal(handed, mask):
                 _fault(where, f"changed the caller's reset_mask to {handed}.", "Copy it before writing to it.")
             self.emptied_options |= "reset_mask" not in options
@@ -647,7 +655,7 @@ def _check_partial_reset(player: _Player, run: _Run, lane_seeds: bool, notes: li
     if player.num_envs == 1:
         notes.append("Partial resets were not checked: they need at least 2 lanes.")
         return False
-    until = min(len(run.steps), *(index + 1 for index in run.ends))  # no lane ends before
+    until = min([len(run.steps), *(index + 1 for index in run.ends)])  # no lane ends before
     begun = min(AFTER_ENDS, until - 1)
     run.play(player, begun)
     mask = np.arange(player.num_envs) == 0
@@ -656,11 +664,6 @@ def _check_partial_reset(player: _Player, run: _Run, lane_seeds: bool, notes: li
     except VectorEnvError:
         raise
     except Exception as error:
-        if player.mode is AutoresetMode.DISABLED:
-            raise VectorEnvError(
-                f"reset(options={{'reset_mask': {mask}}}): failed ({type(error).__name__}: {error}). "
-                "Mode DISABLED leaves resets to the caller: accept a bool array of shape (num_envs,) as 'reset_mask'."
-            ) from error
         notes.append(f"Partial resets are not accepted ({type(error).__name__}: {error}).")
         player.reset(run.seed)
         return False

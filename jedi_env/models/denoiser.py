@@ -7,6 +7,7 @@ code). The same for latents and images.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,10 +89,11 @@ class Denoiser(nn.Module):
         self.config = config
         self.context_channels = frame_channels * context_length
         width, cond = config.channels[0], config.cond_channels
-        if cond % context_length:
+        share = math.lcm(2, context_length)  # half of it cosines, half sines; and the actions' embeddings side by side
+        if cond % share:
             raise UsageError(
-                f"cond_channels={cond} cannot be shared by context_length={context_length} actions: "
-                f"write a multiple of {context_length}."
+                f"cond_channels={cond} does not fit context_length={context_length}: it must be even, and the actions "
+                f"share it equally. Write a multiple of {share}."
             )
         self.noise_features = FourierFeatures(cond)
         self.action_embedding = nn.Embedding(num_actions, cond // context_length)

@@ -79,9 +79,8 @@ class LatentEncoder(nn.Module):
         side = height // config.patch // 2 ** sum(config.down)
         self.frame_shape = (config.channels[-1], side, side)
         self.bound = config.bound
-        layers: list[nn.Module] = [nn.PixelUnshuffle(config.patch)] if config.patch > 1 else []
         before = config.channels[0]
-        layers.append(conv3x3(depth * config.patch**2, before))
+        layers: list[nn.Module] = [conv3x3(depth * config.patch**2, before)]
         for channels, down in zip(config.channels, config.down, strict=True):
             layers.append(PlainResBlock(before, channels))
             before = channels
@@ -116,10 +115,10 @@ class LatentEncoder(nn.Module):
         return bound * torch.tanh(frame / bound) if self.config.clamp_estimate else frame.clamp(-bound, bound)
 
     def _features(self, pixels: Tensor) -> Tensor:
-        x = pixels.movedim(-1, -3).to(self.mean_image.dtype).div(255)
+        x = _patches(pixels, self.config.patch).to(self.mean_image.dtype).div(255)
         if self.config.centre:
-            x = x - self.mean_image
-        out: Tensor = self.layers(x.contiguous(memory_format=torch.channels_last))
+            x = x - _patches(self.mean_image.movedim(0, -1)[None], self.config.patch)
+        out: Tensor = self.layers(x)
         return out.float()
 
     @torch.no_grad()
@@ -164,6 +163,16 @@ class PixelEncoder(nn.Module):
 
     def calibrate(self, pixels: Tensor) -> None:
         """Do nothing: an image is its own frame."""
+
+
+def _patches(image: Tensor, side: int) -> Tensor:
+    """Return ``image`` (B H W C) with every patch of ``side`` x ``side`` in the channels: (B, C side^2, H/side, W/side).
+
+    Rearranged while the pixels are still bytes, and into channels-last memory, which is what convolutions like.
+    """
+    b, h, w, c = image.shape
+    x = image.reshape(b, h // side, side, w // side, side, c).permute(0, 1, 3, 5, 2, 4)
+    return x.reshape(b, h // side, w // side, c * side**2).movedim(-1, 1)
 
 
 Encoder = LatentEncoder | PixelEncoder

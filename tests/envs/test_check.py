@@ -159,8 +159,9 @@ def test_sync_vector_env_passes(mode):
     assert ["takes 'reset_mask' out of the caller's dict" in note for note in report.notes] == [True]
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on forks, which gymnasium uses
 def test_async_vector_env_passes():
-    assert check_vector_env(AsyncVectorEnv([cart_pole] * 2, context="spawn")).partial_reset
+    assert check_vector_env(AsyncVectorEnv([cart_pole] * 2)).partial_reset
 
 
 def test_a_wrapped_environment_passes():
@@ -343,6 +344,10 @@ class AlternatingBuffers(Walk):
 class ShownState(Walk):
     """New memory at every call, but it is the environment's own."""
 
+    def move(self, actions):
+        self.state = self.state.copy()
+        super().move(actions)
+
     def begin(self, lanes):
         self.state = self.state.copy()
         super().begin(lanes)
@@ -472,16 +477,14 @@ class PaidReset(StepFault):
 
 
 class ActsOnReset(Walk):
-    def move(self, actions):
-        super().move(actions)
-        self.drift = np.where(actions == 1, 0.25, -0.25)
-
-    def begin(self, lanes):
-        super().begin(lanes)
-        self.state[lanes & self.ended, 0] += getattr(self, "drift", np.zeros(self.num_envs))[lanes & self.ended]
+    def step(self, actions):
+        begun = self.ended
+        _, *rest = super().step(actions)
+        self.state[begun, 0] += np.where(actions == 1, 0.25, -0.25)[begun]
+        return self.observe(), *rest
 
 
-class SameStepInDisguise(Walk):
+class SameStepInDisguise(NoisyWalk):
     """Says DISABLED, but begins anew by itself."""
 
     def __init__(self, num_envs=3, autoreset_mode=DISABLED):
@@ -577,7 +580,7 @@ class NeverClosed(Walk):
 FAULTS = [
     (NoMode, SAME_STEP, r"^metadata\['autoreset_mode'\]: is 'SameStep'"),
     (SharedMetadata, SAME_STEP, r"^metadata: .* instances share"),
-    (UnbatchedSpace, SAME_STEP, r"^observation_space: .* batch_space\(self.single_observation_space"),
+    (UnbatchedSpace, SAME_STEP, r"^observation_space: .*batch_space\(self.single_observation_space"),
     (NoLanes, SAME_STEP, r"^num_envs: is 0"),
     (DoubleObservations, SAME_STEP, r"^reset\(seed=0\), observations: has dtype float64"),
     (OutsideTheSpace, SAME_STEP, r"observations: has values .* outside"),
@@ -588,7 +591,7 @@ FAULTS = [
         NEXT_STEP,
         r"^step\(\) 2 after .*, observations: shares memory with the observations of reset",
     ),
-    (ShownState, SAME_STEP, r"observations: shares memory|once the caller overwrites"),
+    (ShownState, SAME_STEP, r"gives another observation once the caller overwrites"),
     (ReusedInfo, SAME_STEP, r"infos: shares memory with the infos"),
     (KeptActions, SAME_STEP, r"gives another observation once the caller overwrites"),
     (ChangedActions, SAME_STEP, r"^step\(\) 1 .*: changed the caller's actions"),
@@ -621,7 +624,7 @@ FAULTS = [
     (OneSeedForAll, SAME_STEP, r"starts all 3 lanes alike"),
     (DefaultSeed, SAME_STEP, r"reset\(\) without a seed: gave the same start"),
     (JoinedSeeds, SAME_STEP, r"starts lane \d otherwise than .* although its own seed is the same"),
-    (ResetReseeds, NEXT_STEP, r"^reset\(\) 20 steps after reset\(seed=0\): gave another observation the second time"),
+    (ResetReseeds, NEXT_STEP, r"^reset\(\) \d+ steps after reset\(seed=0\): gave another observation the second time"),
     (ClosesOnce, SAME_STEP, r"close\(\) a second time: failed \(OSError"),
     (NeverClosed, SAME_STEP, r"closed: is False after close"),
 ]
@@ -636,7 +639,7 @@ def test_a_fault_is_named(kind, mode, message):
 def test_a_missing_attribute_is_named():
     env = Walk()
     del env.single_action_space
-    with pytest.raises(VectorEnvError, match="^single_action_space: is missing"):
+    with pytest.raises(VectorEnvError, match=r"^single_action_space: is missing"):
         check_vector_env(env)
 
 

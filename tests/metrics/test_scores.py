@@ -326,10 +326,13 @@ def test_an_interval_is_widened_to_reach_its_value():
     assert result.superhuman.low < 20
 
 
-def test_har_hns_of_a_resample_far_below_random_is_its_limit():
-    scores = {"Boxing": [raw("Boxing", -0.5), raw("Boxing", 1.5)]}
-    result = aggregate(scores, games=["Boxing"])
-    assert result.har_hns.value == pytest.approx(0.6)
+@pytest.mark.parametrize(
+    ("game", "low", "high"), [("Boxing", raw("Boxing", -0.5), raw("Boxing", 1.5)), ("Krull", 1491.25, 2665.5)]
+)
+def test_har_hns_of_a_resample_far_below_random_is_its_limit(game, low, high):
+    """Below HNS -0.1, and at -0.1 itself, where one divides by zero."""
+    result = aggregate({game: [low, high]}, games=[game])
+    assert result.har_hns.value == pytest.approx(np.mean(human_normalized({game: [low, high]})[game]) + 0.1)
     assert result.har_hns.low == 0
 
 
@@ -411,15 +414,8 @@ def test_the_published_table_is_whole():
         assert re.search(r"arXiv \d{4}\.\d{5}|@[0-9a-f]{10} ", record.source)
         assert bool(record.seed_source) == bool(record.seed_scores)
         for game, seeds in record.seed_scores.items():
-            printed = Fraction(str(record.scores[game]))
-            rounding = 0.5 * 10.0 ** -min(1, len(str(printed)))  # tables print one decimal at most
-            assert statistics.fmean(seeds) == pytest.approx(float(printed), abs=max(rounding, 0.06), rel=3e-4)
-    assert [m for m in published_methods() if len(published_scores(m)) == 26 and "seeds" not in m][:4] == [
-        "SimPLe",
-        "TWM",
-        "IRIS",
-        "DreamerV3",
-    ]
+            # The printed tables round to one decimal.
+            assert statistics.fmean(seeds) == pytest.approx(record.scores[game], abs=0.051)
 
 
 def test_what_was_not_printed_says_so():

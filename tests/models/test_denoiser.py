@@ -25,6 +25,12 @@ class Recorder(Denoiser):
         return torch.zeros_like(scaled)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Networks are initialised from torch's own stream."""
+    torch.manual_seed(0)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -254,6 +260,8 @@ def test_the_papers_sizes(frame_channels, config, parameters):
     assert sum(p.numel() for p in Denoiser(frame_channels, 4, 18, config).parameters()) == parameters
 
 
-def test_a_condition_that_the_actions_cannot_share_is_refused():
-    with pytest.raises(UsageError, match="multiple of 3"):
-        Denoiser(C, 3, A, SMALL)
+@pytest.mark.parametrize(("length", "cond"), [(3, 32), (3, 9), (1, 7)])
+def test_a_condition_that_cannot_be_shared_is_refused(length, cond):
+    with pytest.raises(UsageError, match=r"multiple of [26]\."):
+        Denoiser(C, length, A, replace(SMALL, cond_channels=cond))
+    Denoiser(C, length, A, replace(SMALL, cond_channels=12))
