@@ -31,7 +31,7 @@ from jedi_env.models.encoder import PIXELS_SHAPE, LatentEncoderConfig
 from jedi_env.models.world_model import WorldModel, WorldModelConfig
 from jedi_env.noise import LaneNoise
 from jedi_env.tensor_file import Layout, checksum, compare, layouts, read_tensors, write_tensors
-from jedi_env.types import Context
+from jedi_env.types import Context, ModelState
 
 FORMAT = "jedi-env checkpoint"
 VERSION = 1
@@ -401,8 +401,10 @@ def _sketch(config: _Config) -> tuple[WorldModel, Decoder | None]:
             decoder = None if config.decoder is None else Decoder(model.frame_shape, config.decoder)
             k = model.context_length
             frames = model.encode(torch.empty(1, k, *PIXELS_SHAPE, dtype=torch.uint8))
-            state = model.begin(Context(frames, torch.empty(1, k - 1, dtype=torch.int64)))
             lane = torch.empty(1, dtype=torch.int64)
+            state = ModelState(
+                frames, torch.empty(1, k - 1, dtype=torch.int64), *model.reward_end.initial(1, lane.device)
+            )
             state, _ = model.advance(state, lane, LaneNoise(lane, lane), steps=1)
             if decoder is not None:
                 decoder(state.frames[:, -1])

@@ -7,6 +7,7 @@ cloned and restored. It knows the world model by the Protocol below alone, and n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -44,6 +45,7 @@ class Dream:
         horizon: steps until a lane is truncated; None: no limit.
         sampler_steps: denoising steps a frame; None: the model's.
         dtype: precision of the networks' arithmetic (the state stays float32).
+        compile: compile the model's ``advance``, for any number of lanes.
 
     Attributes:
         state: everything that is remembered, a :class:`DreamState`; there is none before the first reset.
@@ -59,8 +61,10 @@ class Dream:
         horizon: int | None,
         sampler_steps: int | None = None,
         dtype: torch.dtype = torch.float32,
+        compile: bool = False,
     ) -> None:
         self.model = model
+        self._advance = torch.compile(model.advance, dynamic=True) if compile else model.advance
         self.horizon = NO_HORIZON if horizon is None else horizon
         self.sampler_steps = sampler_steps
         self.device = contexts.frames.device
@@ -72,15 +76,29 @@ class Dream:
         with torch.inference_mode(False), self._autocast:
             self._beginnings = self.model.begin(contexts)  # once, so that a reset is a gather
 
-    def reset(self, seeds: Sequence[int], contexts: Tensor | None = None) -> None:
-        """Begin one dream a seed.
+    def reset(
+        self,
+        seeds: Sequence[int] | None,
+        *,
+        mask: Tensor | None = None,
+        contexts: Tensor | None = None,
+        context: Context | None = None,
+    ) -> None:
+        """Begin dreams.
 
         Args:
-            seeds: one a lane; equal seeds dream equal dreams whatever the other lanes do.
+            seeds: one a lane; equal seeds dream equal dreams whatever the other lanes do. None: the noise streams go on.
+            mask: bool ``(B,)``, only these lanes begin anew; None: all.
             contexts: int64 ``(B,)``, indices into the bank; None: drawn by the lanes' noise.
+            context: begin after this history instead, one a lane.
         """
-        key = lane_keys(seeds, self.device)
-        self.state = self.begin(key, torch.zeros_like(key), contexts)
+        key = self.state.key if seeds is None else lane_keys(seeds, self.device)
+        count = self.state.count if seeds is None else torch.zeros_like(key)
+        begun = self.begin(key, count, contexts)
+        if context is not None:
+            with self._autocast:
+                begun = replace(begun, model=self.model.begin(context))
+        self.state = begun if mask is None else begun.where(mask, self.state)
 
     def begin(self, key: Tensor, count: Tensor, contexts: Tensor | None = None) -> DreamState:
         """Return new dreams on the noise streams ``key`` (B,) from the place ``count`` (B,) on."""
@@ -95,14 +113,9 @@ class Dream:
             count=count + 1,
         )
 
-    def begin_from(self, context: Context) -> ModelState:
-        """Return the model state after living through ``context`` (frames and actions of real play)."""
-        with self._autocast:
-            return self.model.begin(context)
-
-    def restart(self, mask: Tensor, contexts: Tensor | None = None) -> None:
+    def restart(self, mask: Tensor) -> None:
         """Begin anew in the lanes where ``mask`` (bool B) holds; their noise streams go on."""
-        self.state = self.begin(self.state.key, self.state.count, contexts).where(mask, self.state)
+        self.reset(None, mask=mask)
 
     def step(self, actions: Tensor, restart: Tensor | None = None) -> Transition:
         """Dream one step in every lane.
@@ -114,7 +127,7 @@ class Dream:
         """
         before = self.state
         with self._autocast:
-            model, prediction = self.model.advance(
+            model, prediction = self._advance(
                 before.model, actions, LaneNoise(before.key, before.count), self.sampler_steps
             )
         age = before.age + 1

@@ -1,15 +1,15 @@
 """A world small enough to know by heart, learned and dreamed: does every action cause what it caused in reality?
 
-A counter from 0 to 5 is drawn as a bright square; the action (0, 1 or 2) is added to it. Going past the end earns 1, one
-certain move costs 1, another ends the episode. An off-by-one anywhere (replay, loss, context, dream) would tie a reward to the
-wrong action, and these tests to the wrong step.
+A counter from 0 to 5 is drawn as a bright square; the action (0, 1 or 2) is added to it. Going past the end earns 1, a
+certain move costs 1, another ends the episode. An off-by-one anywhere (loss, context, dream) would tie what happens to
+the action before or after the one that caused it.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jedi_env.dream import Dream
 from jedi_env.models.denoiser import DenoiserConfig
@@ -71,25 +71,28 @@ def train(sees_next: bool, updates: int) -> WorldModel:
             down=(False,),
             middle_attention=False,
             cond_channels=32,
-            lstm_dim=32,
+            lstm_dim=64,
             sees_next=sees_next,
         ),
     )
     model = WorldModel(ACTIONS, config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.05, total_iters=20)
     for _ in range(updates):
         batch = segment(24, K + 1, generator)
         loss = model.loss(model.encode(batch.pixels), batch, generator).total
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        warm_up.step()
     model.encoder.calibrate(segment(64, K, generator).pixels.flatten(0, 1))
     return model.eval()
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["sees next", "does not see next"])
 def model(request) -> WorldModel:
-    return train(request.param, updates=150)
+    return train(request.param, updates=200)
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +156,12 @@ def test_a_long_dream_is_aligned_and_ends_where_reality_does(model, truth):
     states, actions, rewards, ends = truth
     steps = rewards.shape[1] - K + 1
     predicted_rewards, predicted_ends, dream = predict(model, states, actions, steps)
-    assert_aligned(predicted_rewards, predicted_ends, rewards[:, K - 1 :], ends[:, K - 1 :], at_least=0.75)
+    assert_aligned(predicted_rewards, predicted_ends, rewards[:, K - 1 :], ends[:, K - 1 :], at_least=0.95)
     with torch.no_grad():
         every_state = model.encode(draw(torch.arange(STATES)))
     imagined = dream.state.model.frames[:, -1]
     nearest = torch.cdist(imagined.flatten(1), every_state.flatten(1)).argmin(dim=1)
-    assert (nearest == states[:, -1]).double().mean() > 0.7
+    assert (nearest == states[:, -1]).double().mean() > 0.9
 
 
 def test_the_action_decides(model):

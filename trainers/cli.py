@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from jedi_env.checkpoint import Checkpoint, find_checkpoint
+from jedi_env.checkpoint import Checkpoint, find_checkpoint, locate
 from jedi_env.config_json import to_json
 from jedi_env.device import resolve_device
 from jedi_env.errors import JediEnvError, UsageError, nearest
@@ -73,7 +73,13 @@ class Train:
         if self.preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise UsageError(f"Unknown preset {self.preset!r}.{nearest(self.preset, PRESETS)} Write one of: {known}.")
-        config = tyro.cli(TrainConfig, prog="jedi-env train GAME", args=rest, default=PRESETS[self.preset])
+        config = tyro.cli(
+            TrainConfig,
+            prog="jedi-env train GAME",
+            args=rest,
+            default=PRESETS[self.preset],
+            config=(tyro.conf.AvoidSubcommands,),  # which encoder it is, the preset says; so its fields are flags too
+        )
         run_dir = self.run_dir or Path("runs") / f"{self.game}-{self.preset}-{self.seed}".lower().replace("/", "-")
         if self.dry_run:
             print(json.dumps({"game": self.game, "run_dir": str(run_dir), "config": to_json(config)}, indent=1))
@@ -81,7 +87,10 @@ class Train:
         from trainers.train import train
 
         checkpoint = train(config, self.game, self.seed, run_dir, resolve_device(self.device))
-        print(f"Checkpoint: {checkpoint}\nScores:     {run_dir / 'scores.json'}")
+        print(f"Checkpoint: {checkpoint}")
+        scores = run_dir / "scores.json"
+        if scores.exists():
+            print(f"Scores:     {scores}")
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,13 @@ class Eval:
         """Score."""
         from trainers.evaluate import score_checkpoint
 
+        episodes, device = _at_least_one(self.episodes, "--episodes"), resolve_device(self.device)
         folder = self.path / "checkpoint" if (self.path / "checkpoint").is_dir() else self.path
-        score = score_checkpoint(
-            Checkpoint.load(folder, resolve_device(self.device)), _at_least_one(self.episodes, "--episodes"), self.seed
-        )
+        if not folder.is_dir():
+            raise UsageError(f"There is no folder {folder}. Write a run directory or a checkpoint folder.")
+        if (folder / "state").is_dir():
+            raise UsageError(f"The run in {folder} has no checkpoint yet: let `jedi-env train` come to its end first.")
+        score = score_checkpoint(Checkpoint.load(folder, device), episodes, self.seed)
         if self.json:
             print(json.dumps(score.to_json()))
             return
@@ -144,29 +156,25 @@ class Dream:
 
     def run(self, rest: list[str]) -> None:
         """Train in the dream, score on reality."""
-        from trainers.sb3 import Curve, make_algorithm, score_on_reality
+        from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
 
         steps, lanes = _at_least_one(self.steps, "--steps"), _at_least_one(self.lanes, "--lanes")
-        known = self.dream in GAMES
-        checkpoint = find_checkpoint(self.dream, None) if known else find_checkpoint(None, self.dream)
+        checkpoint = _open(self.dream)
+        if self.episodes and checkpoint.game is None:
+            raise UsageError("This dream names no real game to play: write --episodes 0.")
         model = make_algorithm(self.algo, checkpoint, lanes, self.seed, self.horizon)
         curve = Curve()
-        model.learn(steps, callback=curve, progress_bar=not self.json)
+        model.learn(steps, callback=[curve, ProgressBar(steps, f"{self.algo} in the dream")])
         if self.save is not None:
             model.save(self.save)
         dreamed = curve.points[-1][1] if curve.points else None
         result: dict[str, Any] = {"algo": self.algo, "imagined_steps": model.num_timesteps, "dream_return": dreamed}
-        if self.episodes:
-            if checkpoint.game is None:
-                raise UsageError("This dream names no real game to play: write --episodes 0.")
+        told = f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {dreamed}"
+        if self.episodes and checkpoint.game is not None:
             score = score_on_reality(model, checkpoint.game, checkpoint, self.episodes)
             result["real"] = score.to_json()
-        if self.json:
-            print(json.dumps(result))
-            return
-        print(f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {dreamed}")
-        if self.episodes:
-            print(f"{score.game}: {score.mean:.2f} +- {score.std:.2f} over {self.episodes} real games")
+            told += f"\n{score.game}: {score.mean:.2f} +- {score.std:.2f} over {self.episodes} real games"
+        print(json.dumps(result) if self.json else told)
 
 
 @dataclass(frozen=True)
@@ -183,8 +191,7 @@ class Info:
 
     def run(self, rest: list[str]) -> None:
         """Print the facts."""
-        known = self.path in GAMES
-        checkpoint = find_checkpoint(self.path, None) if known else find_checkpoint(None, self.path)
+        checkpoint = _open(self.path)
         model = checkpoint.world_model
         facts = {
             "game": checkpoint.game,
@@ -218,12 +225,11 @@ Command = (
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 or 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    command, rest = tyro.cli(Command, prog="jedi-env", description=__doc__, args=args, return_unknown_args=True)  # type: ignore[call-overload]
+    command, rest = tyro.cli(Command, prog="jedi-env", description=__doc__, args=args, return_unknown_args=True)
     try:
         if rest and not isinstance(command, Train):
-            raise UsageError(
-                f"Unknown arguments: {' '.join(rest)}. Write `jedi-env {sys.argv[1]} --help` to see them all."
-            )
+            name = type(command).__name__.lower()
+            raise UsageError(f"Unknown arguments: {' '.join(rest)}. Write `jedi-env {name} --help` to see them all.")
         command.run(rest)
     except UsageError as error:
         print(f"jedi-env: {error}", file=sys.stderr)
@@ -238,10 +244,20 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _open(dream: str) -> Checkpoint:
+    """Return the dream that the command line names: a game, a folder or hub://owner/repo."""
+    if dream in GAMES:
+        return find_checkpoint(dream, None)
+    if not dream.startswith("hub://") and not Path(dream).is_dir():
+        raise UsageError(
+            f"{dream!r} is neither one of the 26 games nor a folder.{nearest(dream, GAMES)} Write a game with a dream "
+            f"(see `jedi-env list`), a checkpoint folder, or hub://owner/repo."
+        )
+    return find_checkpoint(None, dream)
+
+
 def _dream_of(game: str) -> str | None:
     """Return where the game's dream lies on this machine, or None."""
-    from jedi_env.checkpoint import locate
-
     path = locate(game)
     return None if path is None else str(path)
 

@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
+from jedi_env.errors import UsageError
 from jedi_env.models.decoder import DecoderConfig
 from jedi_env.models.world_model import WorldModelConfig
 from trainers.agent import ActorCriticConfig
 from trainers.fit_agent import FitAgentConfig
 from trainers.fit_world_model import FitWorldModelConfig
+
+# What would otherwise fail far from its cause, or never end.
+_LEAST = {
+    "collect.total_steps": 1,
+    "collect.first_steps": 1,
+    "collect.first_steps_limit": 0,
+    "collect.steps": 1,
+    "fit_world_model.first_updates": 0,
+    "fit_world_model.updates": 0,
+    "fit_world_model.batch": 1,
+    "fit_world_model.denoising_steps": 1,
+    "fit_world_model.reward_end_length": 0,
+    "fit_world_model.decoder_every": 0,
+    "fit_world_model.freeze_encoder_after": 0,
+    "fit_agent.first_updates": 0,
+    "fit_agent.updates": 0,
+    "fit_agent.batch": 1,
+    "fit_agent.horizon": 1,
+    "fit_agent.contexts": 1,
+    "evaluate.every": 0,
+    "evaluate.episodes": 0,
+    "evaluate.final_episodes": 0,
+    "final_epochs": 0,
+    "bank": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -71,3 +98,15 @@ class TrainConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     final_epochs: int = 50
     bank: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = attrgetter(name)(self)
+            if value < least:
+                raise UsageError(f"{name} is {value}: write a whole number of at least {least}.")
+        stack, context = self.agent.frame_stack, self.world_model.context_length
+        if not 1 <= stack <= context:
+            raise UsageError(
+                f"agent.frame_stack is {stack}, but a dream remembers {context} frames (world_model.context_length): "
+                f"write a number from 1 to {context}."
+            )

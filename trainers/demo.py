@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from stable_baselines3.common.callbacks import ProgressBarCallback
 
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
@@ -30,7 +29,7 @@ from trainers.policy import RandomPolicy
 from trainers.presets import DEMO
 from trainers.provenance import provenance
 from trainers.replay import Replay, Sampling
-from trainers.sb3 import Curve, make_algorithm, score_on_reality
+from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
 from trainers.train import train
 
 LANES = 64
@@ -73,7 +72,7 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     began = time.perf_counter()
     model = make_algorithm("PPO", checkpoint, LANES, config.seed, config.horizon)
     curve = Curve()
-    model.learn(config.steps, callback=[curve, ProgressBarCallback()])
+    model.learn(config.steps, callback=[curve, ProgressBar(config.steps, "PPO in the dream")])
     model.save(config.out / "ppo.zip")
     seconds["ppo_in_the_dream"] = time.perf_counter() - began
     save_curves({"PPO": curve.points}, config.out / "curve.png", "dream steps", "return of a dream episode")

@@ -6,6 +6,7 @@ Each lane plays a fixed number of games, so that short games are not counted mor
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,8 +15,10 @@ from gymnasium.vector import VectorEnv
 
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.config_json import from_json
-from jedi_env.envs.real import AtariProtocol, make_pixels_vec
-from jedi_env.errors import RunError, UsageError
+from jedi_env.envs.atari import AtariProtocol
+from jedi_env.envs.real import make_pixels_vec
+from jedi_env.errors import CheckpointError, RunError, UsageError
+from jedi_env.games import GAMES
 from trainers.agent import ActorCritic, ActorCriticConfig
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy
@@ -35,7 +38,7 @@ class Score:
         game: as the environment is named.
         returns: unclipped return of each full episode.
         mean, std: of the returns (population standard deviation).
-        protocol: the settings of the real game.
+        protocol: the settings of the real game; empty where it is none of the 26.
     """
 
     game: str
@@ -78,26 +81,30 @@ def play(
         episodes: how many to count; each lane plays ``ceil(episodes / lanes)``.
         seed: lane i begins with ``seed + i``.
         on_episode: called with each return as it comes.
+
+    Raises:
+        RunError: a game goes on for ever.
     """
     lanes = env.num_envs
     quota = -(-episodes // lanes)
     finished: list[list[float]] = [[] for _ in range(lanes)]
-    running = np.zeros(lanes)
+    running, age = np.zeros(lanes), np.zeros(lanes, np.int64)
     pixels, _ = env.reset(seed=seed)
     first = np.ones(lanes, bool)
-    for _ in range(MAX_STEPS * quota):
+    while any(len(returns) < quota for returns in finished):
+        if any(len(returns) < quota and steps >= MAX_STEPS for returns, steps in zip(finished, age, strict=True)):
+            raise RunError(f"A game went on for {MAX_STEPS} steps: it never ends by itself under this policy.")
         pixels, rewards, terminated, truncated, _ = env.step(policy.act(pixels, first))
         running += rewards
+        age += 1
         first = np.asarray(terminated | truncated)
         for lane in np.flatnonzero(first):
             if len(finished[lane]) < quota:
                 finished[lane].append(float(running[lane]))
                 if on_episode is not None:
                     on_episode(float(running[lane]))
-            running[lane] = 0.0
-        if all(len(done) == quota for done in finished):
-            return [returns[i] for i in range(quota) for returns in finished][:episodes]
-    raise RunError(f"A game went on for more than {MAX_STEPS} steps: it never ends by itself under this policy.")
+            running[lane], age[lane] = 0.0, 0
+    return [returns[i] for i in range(quota) for returns in finished][:episodes]
 
 
 def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
@@ -105,6 +112,7 @@ def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
 
     Raises:
         UsageError: the checkpoint carries no agent, or names no game.
+        CheckpointError: its agent is damaged, or none of ours.
     """
     if checkpoint.agent is None or checkpoint.game is None:
         raise UsageError(
@@ -113,8 +121,11 @@ def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
         )
     model = checkpoint.world_model
     config = from_json(ActorCriticConfig, checkpoint.agent.config, "agent")
-    agent = ActorCritic(model.frame_shape, model.num_actions, config)
-    agent.load_state_dict(checkpoint.agent.tensors)
+    try:
+        agent = ActorCritic(model.frame_shape, model.num_actions, config)
+        agent.load_state_dict(checkpoint.agent.tensors)
+    except (RuntimeError, ValueError, IndexError) as error:  # what torch says of sizes that do not fit
+        raise CheckpointError(f"The agent's weights do not fit its configuration: {error}") from error
     device = checkpoint.contexts.frames.device
     policy = AgentPolicy(model, agent.to(device), torch_rng(seed, 0, Purpose.EVALUATE, device))
     return score_policy(checkpoint.game, policy, episodes)
@@ -122,8 +133,11 @@ def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
 
 def score_policy(game: str, policy: Policy, episodes: int, title: str = "real games") -> Score:
     """Play ``episodes`` full real games in a few parallel lanes, under a progress bar."""
-    env = make_pixels_vec(game, min(EVALUATION_LANES, episodes))
-    with progress(None, episodes, title) as bar:
+    with closing(make_pixels_vec(game, min(EVALUATION_LANES, episodes))) as env, progress(None, episodes, title) as bar:
         returns = play(env, policy, episodes, EVALUATION_SEED, lambda _: bar.update())
-    env.close()
-    return Score(game, tuple(returns), asdict(AtariProtocol()))
+    return Score(game, tuple(returns), protocol_of(game))
+
+
+def protocol_of(game: str) -> dict[str, Any]:
+    """Return the settings under which ``game`` is scored; only the 26 have these settings."""
+    return asdict(AtariProtocol()) if game in GAMES else {}

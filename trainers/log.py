@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -18,12 +17,25 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 from tqdm import tqdm
 
+from jedi_env.errors import RunError
+
 
 class Log:
-    """Writes to ``folder``; what lies beyond ``size`` bytes of the file is cut off."""
+    """Writes to ``folder``; what lies beyond ``size`` bytes of the file is cut off.
+
+    Raises:
+        RunError: the file is shorter than that.
+    """
 
     def __init__(self, folder: Path, size: int = 0) -> None:
-        self._file = (folder / "metrics.jsonl").open("a+b")
+        path = folder / "metrics.jsonl"
+        have = path.stat().st_size if path.exists() else 0
+        if have < size:
+            raise RunError(
+                f"{path} is shorter ({have} bytes) than its run recorded ({size}): it was damaged. Restore it, or "
+                f"begin in another run directory."
+            )
+        self._file = path.open("a+b")
         self._file.truncate(size)
         self._file.seek(size)
         self._board = EventFileWriter(str(folder / "tensorboard"))
@@ -65,8 +77,3 @@ def averages(steps: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         for key, value in step.items():
             collected.setdefault(key, []).append(value)
     return {key: float(torch.stack(values).float().mean()) for key, values in collected.items()}
-
-
-def finite_mean(values: list[float]) -> float | None:
-    """Return the mean, or None of nothing."""
-    return float(np.mean(values)) if values else None

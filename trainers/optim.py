@@ -83,7 +83,7 @@ class Optim:
             if name != "updates":
                 index, key = name.split(".", 1)
                 # AdamW counts its steps on the CPU; counted on a GPU, every update would wait for it.
-                memories.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value.clone()
+                memories.setdefault(int(index), {})[key] = (value.cpu() if key == "step" else value).clone()
         self._adam.load_state_dict({"state": memories, "param_groups": self._adam.state_dict()["param_groups"]})
 
 

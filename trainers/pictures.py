@@ -72,4 +72,5 @@ def _draw(world_model: WorldModel, frames: Tensor) -> Tensor:
     """Return the pixels (uint8 ``(B, n, 64, 64, 3)``) of ``frames`` (B, n, C, H, W)."""
     decoder = world_model.decoder
     assert decoder is not None  # the trainer always attaches one
-    return decoder.decode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+    pixels: Tensor = decoder.decode(frames.flatten(0, 1))
+    return pixels.reshape(*frames.shape[:2], *pixels.shape[1:])

@@ -49,7 +49,10 @@ def machine() -> str:
 def _commit() -> str | None:
     """Return the commit of the source tree this runs from (with ``+`` if it was changed), or None outside one."""
     here = Path(__file__).parent
+    # An installed package may lie inside another project's tree, whose commit says nothing of it.
+    tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
     try:
+        subprocess.run(tracked, cwd=here, capture_output=True, check=True)
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

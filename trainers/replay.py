@@ -149,6 +149,7 @@ class Replay:
 
     def _draw_transitions(self, batch: int, sampling: Sampling, rng: np.random.Generator) -> Ints:
         """Return rows whose transition is complete: an action was taken, and the next row holds what it led to."""
+        self._map()
         rows = self._complete
         if len(rows) == 0:
             raise RunError("The replay holds no complete transition yet: collect some real steps first.")

@@ -7,20 +7,25 @@ rollouts, a convolutional reader of latents.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import stable_baselines3
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from jedi_env.checkpoint import Checkpoint
-from jedi_env.envs.real import AtariProtocol
 from jedi_env.errors import UsageError, nearest
 from jedi_env.sb3 import LatentCnn, make_dream, make_real
-from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score
+from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score, protocol_of
+from trainers.log import progress
+
+ROLLOUT = 32  # steps a lane between two updates: about the length of a dream
+MINIBATCH = 512
+BUFFER = 50_000  # transitions that an off-policy algorithm keeps: a latent one takes 32 kB
 
 
 def algorithms() -> dict[str, type[BaseAlgorithm]]:
@@ -50,12 +55,25 @@ def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, hor
     if name not in known:
         raise UsageError(f"Unknown algorithm {name!r}.{nearest(name, known)} Known here: {', '.join(known)}.")
     dream = make_dream(checkpoint, lanes, horizon="checkpoint" if horizon is None else horizon)
-    settings: dict[str, Any] = {"seed": seed, "device": "cpu", "policy_kwargs": {"features_extractor_class": LatentCnn}}
+    settings: dict[str, Any] = {"seed": seed, "device": "cpu"}
+    if issubclass(known[name], OnPolicyAlgorithm | OffPolicyAlgorithm):  # ARS is neither: it reads flat observations
+        settings |= {"gamma": 0.985, "policy_kwargs": {"features_extractor_class": LatentCnn}}
     if issubclass(known[name], OnPolicyAlgorithm):
-        settings |= {"n_steps": 32, "gamma": 0.985, "gae_lambda": 0.95, "ent_coef": 0.01}
-    if name == "PPO":
-        settings |= {"batch_size": 512, "n_epochs": 4, "learning_rate": 4e-4}
+        settings |= {"n_steps": ROLLOUT, "gae_lambda": 0.95}
+    if issubclass(known[name], OffPolicyAlgorithm):
+        settings |= {"buffer_size": BUFFER}
+    if issubclass(known[name], PPO | A2C):
+        settings |= {"ent_coef": 0.01}
+    if issubclass(known[name], PPO):
+        settings |= {"batch_size": _minibatch(ROLLOUT * lanes), "n_epochs": 4, "learning_rate": 4e-4}
     return known[name]("MlpPolicy", dream, **settings)
+
+
+def _minibatch(size: int) -> int:
+    """Return the smallest minibatch of at least ``MINIBATCH`` that halving a rollout of ``size`` gives."""
+    while size >= 2 * MINIBATCH and size % 2 == 0:
+        size //= 2
+    return size
 
 
 class Curve(BaseCallback):
@@ -76,6 +94,26 @@ class Curve(BaseCallback):
         episodes = self.model.ep_info_buffer
         if episodes:
             self.points.append((self.num_timesteps, sum(e["r"] for e in episodes) / len(episodes)))
+
+
+class ProgressBar(BaseCallback):
+    """Shows how far an algorithm has come; the library's own needs another package.
+
+    Args:
+        total: dream steps.
+        title: what is learned.
+    """
+
+    def __init__(self, total: int, title: str) -> None:
+        super().__init__()
+        self._bar = progress(None, total, title)
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.training_env.num_envs)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._bar.close()
 
 
 def score_on_reality(
@@ -103,8 +141,11 @@ def score_on_reality(
         if on_episode is not None and local["done"]:
             on_episode()
 
-    returns, _ = evaluate_policy(
-        model, env, episodes, deterministic=deterministic, callback=tell, return_episode_rewards=True
-    )
-    env.close()
-    return Score(game, tuple(float(r) for r in returns), asdict(AtariProtocol()))
+    try:
+        returns, _ = evaluate_policy(
+            model, env, episodes, deterministic=deterministic, callback=tell, return_episode_rewards=True
+        )
+    finally:
+        env.close()
+    assert isinstance(returns, list)  # as was asked for
+    return Score(game, tuple(float(r) for r in returns), protocol_of(game))

@@ -22,7 +22,10 @@ from torch import Tensor
 from jedi_env.config_json import to_json
 from jedi_env.errors import RunError, UsageError
 from jedi_env.models.decoder import Decoder
+from jedi_env.models.encoder import PIXELS_SHAPE
 from jedi_env.models.world_model import WorldModel
+from jedi_env.noise import LaneNoise
+from jedi_env.types import Context
 from trainers.agent import ActorCritic
 from trainers.collect import Progress
 from trainers.config import TrainConfig
@@ -126,9 +129,11 @@ def open_run(
     """Begin a run in ``run_dir``, or take up the one that is there from its newest state.
 
     Raises:
-        UsageError: ``run_dir`` is no run directory, or belongs to another configuration, game or seed; it was not
-            changed.
+        UsageError: the networks do not fit together; or ``run_dir`` is no run directory, or belongs to another
+            configuration, game or seed; it was not changed.
+        RunError: what is there was damaged.
     """
+    _check_networks(config, num_actions)
     described = {"game": game, "seed": seed, "config": to_json(config)}
     _check_or_write(run_dir, described)
     newest = saved_states(run_dir)[-1:]
@@ -143,6 +148,29 @@ def open_run(
         state.log_size = facts["log_size"]
         state.scores = facts["scores"]
     return state
+
+
+def _check_networks(config: TrainConfig, num_actions: int) -> None:
+    """Refuse what cannot be built, before anything is written: on the meta device it takes no memory to try it out."""
+    k = config.world_model.context_length
+    try:
+        with torch.device("meta"), torch.no_grad():
+            world_model = WorldModel(num_actions, config.world_model)
+            agent = ActorCritic(world_model.frame_shape, num_actions, config.agent)
+            frames = world_model.encode(torch.empty(1, k, *PIXELS_SHAPE, dtype=torch.uint8))
+            state = world_model.begin(Context(frames, torch.empty(1, k - 1, dtype=torch.int64)))
+            lane = torch.empty(1, dtype=torch.int64)
+            state, _ = world_model.advance(state, lane, LaneNoise(lane, lane))
+            seen = state.frames[:, k - config.agent.frame_stack :].flatten(1, 2)
+            agent(seen, agent.initial(1, "meta"))
+            if config.fit_world_model.decoder_every:
+                decoder = Decoder(world_model.frame_shape, config.decoder)
+                decoder.loss(state.frames[:, -1], torch.empty(1, *PIXELS_SHAPE, dtype=torch.uint8))
+    except (ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:  # what torch says of sizes
+        raise UsageError(
+            f"The networks of this configuration cannot be built, or do not fit together: {error}. Give the channels, "
+            f"depths, attention and down of a network one value a stage each, and halve no frame beyond one element."
+        ) from error
 
 
 def _fresh(
@@ -184,6 +212,8 @@ def _check_or_write(run_dir: Path, described: dict[str, Any]) -> None:
             there = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise RunError(f"{path} is damaged ({error}). Restore it, or begin in another run directory.") from error
+        if not isinstance(there, dict) or there.keys() != described.keys():
+            raise UsageError(f"{run_dir} holds something else than a run: write another --run-dir.")
         different = sorted(_differences(there, described))
         if different:
             raise UsageError(
@@ -191,6 +221,8 @@ def _check_or_write(run_dir: Path, described: dict[str, Any]) -> None:
                 f"Write the same settings to go on with it, or another --run-dir to begin a new run."
             )
         return
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UsageError(f"{run_dir} is a file: write another --run-dir.")
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UsageError(f"{run_dir} is not empty and holds no run (no config.json). Write another --run-dir.")
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """*The training loop*: collect, fit world model, fit agent, evaluate, save.
 
-Algorithm 1 of arXiv 2405.12399 (DIAMOND), which arXiv 2605.13013 (JEDI) keeps. A function over one state record. Running
-the same command again resumes: everything that must survive is in ``state.py``, and all randomness is a function of
+Algorithm 1 of arXiv 2405.12399 (DIAMOND), which arXiv 2605.13013 (JEDI) keeps. A function over one state record.
+Running the same command again resumes: what must survive is in ``state.py``, and all randomness is a function of
 (seed, epoch, purpose).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import gymnasium as gym
@@ -19,12 +19,12 @@ import torch
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.config_json import to_json
 from jedi_env.dream import Dream
-from jedi_env.envs.real import AtariProtocol, make_pixels
+from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
 from jedi_env.types import Context
 from trainers.collect import Collector
 from trainers.config import TrainConfig
-from trainers.evaluate import score_policy
+from trainers.evaluate import protocol_of, score_policy
 from trainers.fit_agent import fit_agent
 from trainers.fit_world_model import fit_world_model, latent_health
 from trainers.log import Log, averages, progress
@@ -49,15 +49,25 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
         device: to train on.
 
     Raises:
-        UsageError: ``run_dir`` belongs to another configuration, game or seed; nothing was changed.
+        UsageError: the game is not known, or ``run_dir`` belongs to another configuration, game or seed; nothing was
+            changed.
+        RunError: the run went wrong, or its directory was damaged.
     """
-    env = make_pixels(game)
-    if not isinstance(env.action_space, gym.spaces.Discrete):
-        raise UsageError(f"{game!r} has the action space {env.action_space}; the trainer takes Discrete actions.")
-    state = open_run(run_dir, config, game, seed, int(env.action_space.n), device)
-    log = Log(run_dir, state.log_size)
-    collector = Collector(env, state.replay, life_loss=config.collect.life_loss, seed=seed, progress=state.collector)
-    try:
+    if seed < 0:
+        raise UsageError(f"The seed is {seed}: write a whole number of at least 0.")
+    checkpoint = run_dir / "checkpoint"
+    with ExitStack() as opened:
+        env = opened.enter_context(closing(make_pixels(game)))
+        actions = env.action_space
+        if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
+            raise UsageError(f"{game!r} has the action space {actions}; the trainer takes Discrete actions from 0.")
+        state = open_run(run_dir, config, game, seed, int(actions.n), device)
+        opened.callback(state.replay.close)
+        if state.epoch >= epochs(config, state) and checkpoint.exists():  # all done, by an earlier command
+            return checkpoint
+        log = opened.enter_context(closing(Log(run_dir, state.log_size)))
+        settings = config.collect
+        collector = Collector(env, state.replay, life_loss=settings.life_loss, seed=seed, progress=state.collector)
         while state.epoch < epochs(config, state):
             for phase in (collect, fit_models, imagine, evaluate):
                 began = time.perf_counter()
@@ -67,13 +77,8 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
                     log.write(phase.__name__, state.epoch, metrics)
             state.epoch += 1
             state.save(log.size, collector.progress)
-        checkpoint = run_dir / "checkpoint"
         publish(config, state, device).save(checkpoint)
-        return checkpoint
-    finally:
-        log.close()
-        state.replay.close()
-        env.close()
+    return checkpoint
 
 
 def epochs(config: TrainConfig, state: TrainState) -> int:
@@ -88,9 +93,10 @@ def collect(config: TrainConfig, state: TrainState, collector: Collector, device
     policy: Policy
     if state.epoch == 0:
         policy = RandomPolicy(state.agent.num_actions, numpy_rng(state.seed, 0, Purpose.COLLECT))
-        scores = _collect(collector, settings.first_steps, policy)
-        while _rare_rewards(state) < settings.first_rewards and state.replay.num_steps < settings.first_steps_limit:
-            more = min(settings.steps, settings.first_steps_limit - state.replay.num_steps)
+        scores = _collect(collector, min(settings.first_steps, settings.total_steps), policy)
+        limit = min(settings.first_steps_limit, settings.total_steps)
+        while _rare_rewards(state) < settings.first_rewards and state.replay.num_steps < limit:
+            more = min(settings.steps, limit - state.replay.num_steps)
             scores += _collect(collector, more, policy)
         state.first_steps = state.replay.num_steps
     else:
@@ -191,7 +197,7 @@ def publish(config: TrainConfig, state: TrainState, device: torch.device) -> Che
         contexts=draw_contexts(config, state, config.bank, device),
         game=state.game,
         horizon=None,
-        protocol={**asdict(AtariProtocol()), "life_loss": config.collect.life_loss},
+        protocol={**protocol_of(state.game), "life_loss": config.collect.life_loss},
         provenance={
             **provenance(config),
             "seed": state.seed,

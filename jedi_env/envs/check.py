@@ -254,7 +254,9 @@ def _check_info(info: object, num_envs: int, where: str) -> None:
 def _brief(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of dtype {value.dtype} and shape {value.shape}"
-    text = repr(value)
+    if isinstance(value, dict):
+        return f"a dict with the keys {list(value)}"
+    text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) < 80 else text[:77] + '...'}"
 
 
@@ -390,7 +392,7 @@ class _Player:
             for lane, (old, new) in enumerate(zip(self.lanes(before), self.lanes(self.observation), strict=True)):
                 if not mask[lane] and not data_equivalence(old, new):
                     _fault(
-                        f"{where} {self._moment()}",
+                        f"{where}, {self._since_reset} steps after {self._where}",
                         f"changed the observation of lane {lane}, which the mask leaves out.",
                         "Reset the masked lanes only, and return the last observation of the others.",
                     )
@@ -405,7 +407,7 @@ class _Player:
             self.reset(mask=self.pending)
         self._since_reset += 1
         self.steps += 1
-        where = f"step() {self._moment()}"
+        where = f"step() {self._since_reset} after {self._where}"
         handed = deepcopy(actions)
         result = self.env.step(handed)
         if not data_equivalence(handed, actions):
@@ -433,9 +435,6 @@ class _Player:
             if isinstance(handed, np.ndarray):
                 handed[...] = self.actions.sample()
         return step
-
-    def _moment(self) -> str:
-        return f"{self._since_reset} after {self._where}"
 
     def _keep(self, where: str, result: tuple[Any, ...]) -> tuple[Any, ...]:
         """Check that ``result`` shares no memory with earlier ones, and return a copy."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsFloat
+from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -48,10 +48,6 @@ class FrameEncoder(Protocol):
         """Return frames (B C H W) of ``pixels`` (uint8 B 64 64 3)."""
         ...
 
-    def to(self, device: torch.device) -> Self:
-        """Move to ``device``."""
-        ...
-
 
 class CheckpointLike(Protocol):
     """Anything with a world model."""
@@ -59,6 +55,10 @@ class CheckpointLike(Protocol):
     @property
     def world_model(self) -> FrameEncoder:
         """The world model, in evaluation mode."""
+        ...
+
+    def to(self, device: torch.device) -> CheckpointLike:
+        """Return this, or a copy, on ``device``; this one stays where it is."""
         ...
 
 
@@ -87,18 +87,13 @@ def pixel_frames(size: int) -> Frames:
     return Frames(encode=lambda pixels: pixels, space=Box(0, 255, (size, size, 3), np.uint8), axis=-1)
 
 
-def latent_frames(model: FrameEncoder, device: str) -> Frames:
-    """Return what ``model`` encodes, float32 ``(C, H, W)``, and move it to ``device`` (``"auto"``: the fastest)."""
+def latent_frames(model: FrameEncoder, device: torch.device) -> Frames:
+    """Return what ``model``, which is on ``device``, encodes: float32 ``(C, H, W)``."""
     import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    place = torch.device(device)
-    model.to(place)
 
     def encode(pixels: Pixels) -> Observation:
         with torch.inference_mode():
-            frames: NDArray[np.float32] = model.encode(torch.from_numpy(pixels).to(place)).float().cpu().numpy()
+            frames: NDArray[np.float32] = model.encode(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
         return frames
 
     return Frames(encode, Box(-model.bound, model.bound, model.frame_shape, np.float32), axis=0)

@@ -178,6 +178,27 @@ def test_other_spaces_and_random_dynamics_pass(env_id, mode):
     assert report.random_starts == (env_id != "FrozenLake-v1")
 
 
+def test_lanes_may_differ_in_their_bounds():
+    def bounded(high):
+        env = cart_pole()
+        env.observation_space = Box(-high, high, (4,), np.float32)
+        return env
+
+    env_fns = [lambda: bounded(5), lambda: bounded(6)]
+    assert check_vector_env(SyncVectorEnv(env_fns, observation_mode="different")).autoreset
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_environment_may_show_nothing(mode):
+    class Dark(Walk):
+        def observe(self):
+            return np.zeros_like(self.state)
+
+    report = check_vector_env(Dark(autoreset_mode=mode))
+    assert report.autoreset
+    assert not report.random_starts
+
+
 def ale(mode):
     pytest.importorskip("ale_py")
     return gymnasium.make_vec(
@@ -526,8 +547,24 @@ class StaleEnds(Walk):
     def reset(self, *, seed=None, options=None):
         ended = self.ended
         result = super().reset(seed=seed, options=options)
-        self.ended = ended
+        if self.forgets(options):
+            self.ended = ended
         return result
+
+
+class StaleAfterReset(StaleEnds):
+    def forgets(self, options):
+        return options is None
+
+
+class StaleAfterMask(StaleEnds):
+    def forgets(self, options):
+        return options is not None
+
+
+class MissingKey(MixedSpaces):
+    def observe(self):
+        return {"state": self.state.copy()}
 
 
 class IgnoredSeed(Walk):
@@ -618,7 +655,13 @@ FAULTS = [
     (ForgottenAges, SAME_STEP, r"after a reset of lane 0 alone: observation of lane 1 is not what it is without"),
     (ChangedMask, SAME_STEP, r"changed the caller's reset_mask"),
     (MaskWithoutSeed, NEXT_STEP, r"starts lane 0 otherwise than reset\(seed=0\) does"),
-    (StaleEnds, NEXT_STEP, r"right after an end: does not start over"),
+    (StaleAfterReset, NEXT_STEP, r"^reset\(seed=0\) right after an end: does not start over"),
+    (StaleAfterMask, NEXT_STEP, r"reset_mask of all lanes\) right after an end: does not start over"),
+    (
+        MissingKey,
+        SAME_STEP,
+        r"observations: is a dict with the keys \['state'\]. Return a dict with the keys \['age', 'state'\]",
+    ),
     (IgnoredSeed, SAME_STEP, r"reset\(seed=0\): gave another observation the second time"),
     (UnseededNoise, SAME_STEP, r"^step 1 after reset\(seed=0\): gave another observation the second time"),
     (OneSeedForAll, SAME_STEP, r"starts all 3 lanes alike"),

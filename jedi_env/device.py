@@ -1,0 +1,79 @@
+"""Where to compute and how precisely: what ``"auto"`` means, and a clear error for what is not there."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from jedi_env.errors import UsageError, nearest
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_said: set[str] = set()
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device meant by ``device``; ``"auto"`` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        raise UsageError(
+            f"The device {str(device)!r} is not there ({str(error).splitlines()[0]}). Write device='auto' for the fastest "
+            "there is, or 'cpu'."
+        ) from error
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the precision of the networks' arithmetic; ``"auto"`` is bfloat16 where the device computes in it, else float32.
+
+    Raises:
+        UsageError: no such precision.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in _DTYPES.values():
+        raise UsageError(
+            f"dtype is {dtype!r}.{nearest(str(dtype), _DTYPES)} Write 'auto', 'float32', 'bfloat16' or 'float16'."
+        )
+    return chosen
+
+
+def resolve_compile(compile: bool | str, device: torch.device) -> bool:
+    """Return whether to compile; ``"auto"`` is on CUDA only, where it pays for the wait.
+
+    Raises:
+        UsageError: neither a bool nor ``"auto"``.
+    """
+    if isinstance(compile, bool):
+        return compile
+    if compile != "auto":
+        raise UsageError(f"compile is {compile!r}. Write True, False or 'auto'.")
+    return device.type == "cuda"
+
+
+def say_once(message: str) -> None:
+    """Tell the user ``message``, the first time in this process."""
+    if message not in _said:
+        _said.add(message)
+        logger.warning(message)  # what a user sees without configuring anything
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # torch offers no public question; mkldnn's is whether it can, these are whether the CPU does it natively.
+        native = (torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_amx_tile_supported())
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(native)
+    return False

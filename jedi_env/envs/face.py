@@ -1,0 +1,276 @@
+"""What the two Gymnasium faces of a dream share: their arguments, spaces, observations and options.
+
+It translates between NumPy and the :class:`jedi_env.dream.Dream` within; episodes and noise are the dream's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jedi_env.checkpoint import Checkpoint, find_checkpoint
+from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
+from jedi_env.dream import Dream
+from jedi_env.errors import UsageError, nearest
+from jedi_env.types import Context, DreamState, Transition
+
+DEFAULT_HORIZON = 50
+RENDER_SCALE = 4
+OBS_TYPES = ("latent", "rgb")
+INFO_KEYS = ("reward_probs", "termination_prob")
+KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
+
+CheckpointArgument = str | os.PathLike[str] | Checkpoint | None
+HorizonArgument = int | Literal["checkpoint"] | None
+
+
+class Face:
+    """A dream with the arguments of an environment.
+
+    Args:
+        game: one of the 26 games, or None for any.
+        checkpoint: a folder, ``hub://owner/repo[@revision]``, a loaded checkpoint, or None: looked up by the game.
+        obs_type: ``"latent"`` or ``"rgb"``.
+        frame_stack: frames in an observation.
+        horizon: steps until truncation; ``"checkpoint"``: its recommendation, else 50; None: no limit.
+        device: see :func:`jedi_env.device.resolve_device`.
+        dtype: see :func:`jedi_env.device.resolve_dtype`.
+        compile: see :func:`jedi_env.device.resolve_compile`.
+        sampler_steps: denoising steps a frame; None: the model's.
+        info_keys: which predictions to show in ``info``.
+
+    Raises:
+        UsageError: a wrong argument; nothing was loaded for good.
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        *,
+        game: str | None,
+        checkpoint: CheckpointArgument,
+        obs_type: str,
+        frame_stack: int,
+        horizon: HorizonArgument,
+        device: str | torch.device,
+        dtype: str | torch.dtype,
+        compile: bool | str,
+        sampler_steps: int | None,
+        info_keys: Sequence[str],
+    ) -> None:
+        if obs_type not in OBS_TYPES:
+            raise UsageError(f"obs_type is {obs_type!r}.{nearest(str(obs_type), OBS_TYPES)} Write 'latent' or 'rgb'.")
+        for key in info_keys:
+            if key not in INFO_KEYS:
+                raise UsageError(f"Unknown info key {key!r}.{nearest(str(key), INFO_KEYS)} There are: {INFO_KEYS}.")
+        if horizon != "checkpoint" and horizon is not None:
+            check_positive("horizon", horizon, "or None for no limit")
+        if sampler_steps is not None:
+            check_positive("sampler_steps", sampler_steps, "or None for what the checkpoint recommends")
+        check_positive("frame_stack", frame_stack)
+        on = resolve_device(device)
+        precision = resolve_dtype(dtype, on)
+        compiled = resolve_compile(compile, on)
+
+        self.checkpoint = find_checkpoint(game, checkpoint, on)
+        self.model = self.checkpoint.world_model
+        if frame_stack > self.model.context_length:
+            raise UsageError(
+                f"frame_stack is {frame_stack}, but this dream remembers {self.model.context_length} frames: write a "
+                f"number from 1 to {self.model.context_length}."
+            )
+        if obs_type == "rgb" and self.model.decoder is None:
+            raise UsageError(
+                "obs_type='rgb' needs something that draws this dream's latents, and the checkpoint carries no decoder: "
+                "write obs_type='latent'."
+            )
+        self.obs_type, self.frame_stack, self.info_keys = obs_type, frame_stack, tuple(info_keys)
+        self.horizon = (self.checkpoint.horizon or DEFAULT_HORIZON) if horizon == "checkpoint" else horizon
+        if "auto" in (device, dtype):
+            say_once(f"jedi_env: dreaming on {on} in {str(precision).removeprefix('torch.')}.")
+        self.dream = Dream(
+            self.model,
+            self.checkpoint.contexts,
+            horizon=self.horizon,
+            sampler_steps=sampler_steps,
+            dtype=precision,
+            compile=compiled,
+        )
+
+        channels, height, width = self.model.frame_shape
+        if obs_type == "latent":
+            bound = self.model.bound
+            self.observation_space = Box(-bound, bound, (frame_stack * channels, height, width), np.float32)
+        else:
+            self.observation_space = Box(0, 255, (64, 64, 3 * frame_stack), np.uint8)
+        self.action_space = Discrete(self.model.num_actions)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a reset."""
+        return hasattr(self.dream, "state")
+
+    def observe(self) -> Tensor:
+        """Return the observations of all lanes, on the dream's device; memory of its own."""
+        if self.obs_type == "latent":
+            return self.dream.observation(self.frame_stack)
+        frames = self.dream.state.model.frames[:, -self.frame_stack :]
+        pixels = self._decode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return pixels.permute(0, 2, 3, 1, 4).flatten(3)  # (B, 64, 64, stack * 3), channels of one frame together
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return the newest frames as a person can look at them: uint8 ``(B, 256, 256, 3)``."""
+        if not self.begun:
+            raise UsageError("render() before reset(): call reset() first.")
+        pixels: NDArray[np.uint8] = self._decode(self.dream.state.model.frames[:, -1]).cpu().numpy()
+        return pixels.repeat(RENDER_SCALE, axis=1).repeat(RENDER_SCALE, axis=2)
+
+    def check_render_mode(self, render_mode: str | None, known: Sequence[str]) -> None:
+        """Raise :class:`UsageError` for a render mode that cannot be."""
+        if render_mode is not None and render_mode not in known:
+            raise UsageError(
+                f"render_mode is {render_mode!r}.{nearest(str(render_mode), known)} Write None or one of {tuple(known)}."
+            )
+        if render_mode is not None and self.model.decoder is None:
+            raise UsageError("This checkpoint carries no decoder to draw its latents: write render_mode=None.")
+
+    def predictions(self, transition: Transition) -> dict[str, Tensor]:
+        """Return what ``info_keys`` asked for, each ``(B, ...)``."""
+        return {key: getattr(transition.prediction, key) for key in self.info_keys}
+
+    def action_meanings(self) -> list[str]:
+        """Return the names of the actions, if the checkpoint tells them, else their numbers."""
+        told = self.checkpoint.protocol.get("action_meanings")
+        names = (
+            told if isinstance(told, list) and len(told) == self.model.num_actions else range(self.model.num_actions)
+        )
+        return [str(name) for name in names]
+
+    def keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """Return which keys (w a s d and space, or digits) give which action, for ``gymnasium.utils.play``."""
+        meanings = self.action_meanings()
+        if all(name.isdigit() for name in meanings):
+            return {(str(action),): action for action in range(min(10, len(meanings)))}
+        return {
+            tuple(key for part, key in KEYS.items() if part in meaning): action
+            for action, meaning in enumerate(meanings)
+            if meaning != "NOOP"
+        }
+
+    def actions(self, actions: Any, shape: tuple[int, ...]) -> Tensor:
+        """Return ``actions`` as int64 ``shape`` on the dream's device, having checked every one.
+
+        Tensors on the device are checked by shape and type only: looking at their values would wait for the device.
+        """
+        wanted = f"one int a lane, shape {shape}," if shape else "an int"
+        number = self.model.num_actions
+        if isinstance(actions, Tensor):
+            if actions.shape != shape or actions.is_floating_point() or actions.dtype == torch.bool:
+                raise UsageError(
+                    f"The actions are {actions.dtype} of shape {tuple(actions.shape)}; give {wanted} from 0 to {number - 1}."
+                )
+            if actions.device.type != "cpu":
+                return actions.to(self.dream.device, torch.int64)
+            actions = actions.numpy()
+        array = np.asarray(actions)
+        if array.shape != shape or array.dtype.kind not in "iu":
+            raise UsageError(
+                f"The action is {array.dtype} of shape {array.shape}; give {wanted} from 0 to {number - 1}."
+            )
+        if ((array < 0) | (array >= number)).any():
+            raise UsageError(f"The action {array.tolist()} is out of range; give {wanted} from 0 to {number - 1}.")
+        return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
+
+    def context_indices(self, contexts: Any, lanes: int) -> Tensor:
+        """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it."""
+        array, bank = np.asarray(contexts), len(self.checkpoint.contexts)
+        if array.ndim == 0:
+            array = np.full(lanes, array)
+        if array.shape != (lanes,) or array.dtype.kind not in "iu" or ((array < 0) | (array >= bank)).any():
+            raise UsageError(
+                f"options['contexts'] is {contexts!r}; give one index a lane ({lanes}), each from 0 to {bank - 1}."
+            )
+        return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
+
+    def history(self, frames: Any, actions: Any, lanes: int) -> Context:
+        """Return ``options["frames"]`` and ``options["actions"]`` as the context to dream on from.
+
+        Args:
+            frames: uint8 ``(K, 64, 64, 3)`` or ``(lanes, K, 64, 64, 3)``, at least the model's context; the last count.
+            actions: the K-1 actions between them, ``(K-1,)`` or ``(lanes, K-1)``.
+            lanes: number of lanes; a single history serves all.
+        """
+        need = self.model.context_length
+        pixels, taken = np.asarray(frames), np.asarray(actions)
+        if pixels.ndim == 4:
+            pixels = np.broadcast_to(pixels, (lanes, *pixels.shape))
+        if taken.ndim == 1:
+            taken = np.broadcast_to(taken, (lanes, *taken.shape))
+        k = pixels.shape[1] if pixels.ndim == 5 else 0
+        if pixels.dtype != np.uint8 or pixels.shape != (lanes, k, 64, 64, 3) or k < need:
+            raise UsageError(
+                f"options['frames'] is {pixels.dtype} of shape {pixels.shape}; give uint8 (K, 64, 64, 3), or "
+                f"({lanes}, K, 64, 64, 3), with K at least {need}."
+            )
+        wrong = taken.dtype.kind not in "iu" or taken.shape != (lanes, k - 1)
+        if wrong or ((taken < 0) | (taken >= self.model.num_actions)).any():
+            raise UsageError(
+                f"options['actions'] is {taken.dtype} of shape {taken.shape}; give the {k - 1} actions between the frames, "
+                f"each from 0 to {self.model.num_actions - 1}."
+            )
+        device = self.dream.device
+        with torch.no_grad():
+            encoded = self.model.encode(torch.from_numpy(pixels[:, -need:].copy()).to(device))
+        between = taken[:, k - need :].astype(np.int64)
+        return Context(encoded, torch.as_tensor(between, device=device))
+
+    def checked_state(self, state: Any, lanes: int) -> DreamState:
+        """Return a copy of ``state`` on the dream's device, having checked that it fits."""
+        if not isinstance(state, DreamState):
+            raise UsageError(f"A state is what clone_state() returned, not {type(state).__name__}.")
+        frames = state.model.frames
+        wanted = (self.model.context_length, *self.model.frame_shape)
+        if len(state) != lanes or tuple(frames.shape[1:]) != wanted:
+            raise UsageError(
+                f"The state has {len(state)} lanes of frames {tuple(frames.shape[1:])}; this environment has {lanes} of "
+                f"{wanted}. Take lanes with state[i], or repeat them with state.repeat(n)."
+            )
+        return state.to(self.dream.device).clone()
+
+    def _decode(self, frames: Tensor) -> Tensor:
+        decoder = self.model.decoder
+        if decoder is None:
+            raise UsageError("This checkpoint carries no decoder to draw its latents.")
+        with torch.no_grad():
+            return decoder.decode(frames)
+
+
+def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
+    """Return ``options`` as a dict of its own, having checked its names."""
+    given = dict(options or {})
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"Unknown reset option {name!r}.{nearest(str(name), known)} There are: {', '.join(known)}."
+            )
+    starts = [name for name in ("contexts", "frames", "state") if given.get(name) is not None]
+    if len(starts) > 1:
+        raise UsageError(f"Reset options {starts} name several places to start from: give one of them.")
+    if (given.get("frames") is None) != (given.get("actions") is None):
+        raise UsageError("Reset options 'frames' and 'actions' belong together: give both, or neither.")
+    return given
+
+
+def check_positive(name: str, value: Any, otherwise: str = "") -> None:
+    """Raise :class:`UsageError` unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UsageError(
+            f"{name} is {value!r}: write a whole number of at least 1{', ' + otherwise if otherwise else ''}."
+        )

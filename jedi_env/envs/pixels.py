@@ -1,0 +1,155 @@
+"""What any real game shows: pixels, uint8 ``(64, 64, 3)``, resized if need be, in one environment or in many lanes.
+
+Not how a game is emulated or which one it is, and not what a world model makes of the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+
+from jedi_env.envs.encode import Action, Pixels, Seeds
+from jedi_env.errors import UsageError
+
+SIZE = 64
+
+
+class AreaResize(gymnasium.ObservationWrapper[Pixels, Action, Pixels], gymnasium.utils.RecordConstructorArgs):
+    """Resizes the images of any environment to ``(size, size, 3)``: each new pixel is the mean of the area it covers.
+
+    Args:
+        env: its observations are uint8 ``(H, W, 3)``.
+        size: the new height and width.
+
+    Raises:
+        UsageError: the observations are something else.
+    """
+
+    def __init__(self, env: gymnasium.Env[Pixels, Action], size: int = SIZE) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self, size=size)  # for env.spec
+        gymnasium.ObservationWrapper.__init__(self, env)
+        space = env.observation_space
+        if space.dtype != np.uint8 or space.shape is None or len(space.shape) != 3 or space.shape[2] != 3:
+            raise UsageError(
+                f"{env} has observations {space}, but a real game must show uint8 images (height, width, 3): "
+                "take another id, or write a wrapper that returns such images and register that."
+            )
+        self.observation_space = Box(0, 255, (size, size, 3), np.uint8)
+        self._rows, self._columns = (_area_weights(length, size) for length in space.shape[:2])
+
+    def observation(self, observation: Pixels) -> Pixels:
+        """Return the resized image; an image that has the size already is copied."""
+        if observation.shape == self.observation_space.shape:
+            return observation.copy()
+        mean = np.einsum("yh,hwc,xw->yxc", self._rows, observation, self._columns, optimize=True)
+        resized: Pixels = np.rint(mean).astype(np.uint8)
+        return resized
+
+
+class PixelsVectorEnv(SyncVectorEnv):
+    """Many games at once: Gymnasium's ``SyncVectorEnv`` in all its autoreset modes, with its traps closed.
+
+    A wrong call is refused before any lane has moved, and the caller's ``options`` are left as they are.
+    """
+
+    def __init__(self, games: Sequence[gymnasium.Env[Pixels, Action]], autoreset_mode: AutoresetMode) -> None:
+        super().__init__([partial(_same, game) for game in games], autoreset_mode=autoreset_mode)
+        self._ended: NDArray[np.bool_] | None = None  # None until the first reset
+
+    def reset(
+        self,
+        *,
+        seed: Seeds = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset every lane, or those that ``options["reset_mask"]`` (bool, one a lane) names.
+
+        Args:
+            seed: an int gives lane i ``seed + i``; or one seed a lane.
+            options: not changed.
+
+        Raises:
+            UsageError: a wrong mask or seed.
+        """
+        seeds = self._check_seeds(seed)
+        options = dict(options or {})
+        mask = self._check_mask(options["reset_mask"]) if "reset_mask" in options else None
+        observations, info = super().reset(seed=seeds, options=options)
+        if mask is None or self._ended is None:
+            self._ended = np.zeros(self.num_envs, dtype=np.bool_)
+        else:
+            self._ended = self._ended & ~mask
+        return observations, info
+
+    def step(
+        self, actions: Action
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Play one step in every lane.
+
+        Raises:
+            UsageError: before the first reset; or a lane has ended and was not reset in mode DISABLED.
+        """
+        self._check_ready()
+        result = super().step(actions)
+        self._ended = result[2] | result[3]
+        return result
+
+    def _check_ready(self) -> NDArray[np.bool_]:
+        """Return which lanes ended in the last step, if a step is allowed at all."""
+        if self.closed:
+            raise UsageError("This environment is closed: make a new one.")
+        if self._ended is None:
+            raise UsageError("step() before reset(): call reset() first.")
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            raise UsageError(
+                f"Lanes {np.flatnonzero(self._ended).tolist()} have ended, and autoreset is disabled: "
+                'call reset(options={"reset_mask": terminated | truncated}) first.'
+            )
+        return self._ended
+
+    def _check_seeds(self, seed: Seeds) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [check_seed(int(seed) + lane) for lane in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise UsageError(f"{len(seed)} seeds for {self.num_envs} lanes: give one int, or one seed a lane.")
+        return [check_seed(one) for one in seed]
+
+    def _check_mask(self, mask: object) -> NDArray[np.bool_]:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            raise UsageError(f"reset_mask is {mask!r}, but it must be a numpy bool array of shape ({self.num_envs},).")
+        if not mask.any():
+            raise UsageError("reset_mask names no lane: leave the call out, or set at least one True.")
+        if self._ended is None and not mask.all():
+            raise UsageError("The first reset must be of every lane: leave reset_mask out.")
+        return mask
+
+
+def check_seed(seed: int | np.integer[Any] | None) -> int | None:
+    """Return ``seed`` as an int of at least 0, or None, or raise :class:`UsageError`."""
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise UsageError(f"The seed is {seed!r}, but it must be a whole number of at least 0, or None.")
+    return int(seed)
+
+
+def _area_weights(old: int, new: int) -> NDArray[np.float64]:
+    """Return ``(new, old)`` rows that sum to 1: how much of each new cell every old cell covers."""
+    edges = np.arange(new + 1) * (old / new)
+    cells = np.arange(old)
+    overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+    weights: NDArray[np.float64] = overlap.clip(min=0) * (new / old)
+    return weights
+
+
+def _same(game: gymnasium.Env[Pixels, Action]) -> gymnasium.Env[Pixels, Action]:
+    return game

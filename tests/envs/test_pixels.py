@@ -1,0 +1,25 @@
+"""Area averaging, against OpenCV's."""
+
+import cv2
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_game import Toy
+
+from jedi_env.envs.pixels import AreaResize
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(64, 220), width=st.integers(64, 200), seed=st.integers(0, 2**16))
+def test_area_averaging_is_opencvs(height, width, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    ours = AreaResize(Toy(height, width)).observation(image)
+    unrounded = cv2.resize(image.astype(np.float64), (64, 64), interpolation=cv2.INTER_AREA)
+    assert abs(ours - unrounded).max() <= 0.5 + 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 300), width=st.integers(1, 300), level=st.integers(0, 255))
+def test_area_averaging_keeps_a_plain_image(height, width, level):
+    env = AreaResize(Toy(height, width))
+    assert (env.observation(np.full((height, width, 3), level, np.uint8)) == level).all()

@@ -1,0 +1,85 @@
+"""A dream small enough to save and load hundreds of times, with random weights everywhere."""
+
+import torch
+
+from jedi_env.checkpoint import AgentRecord, Checkpoint
+from jedi_env.models.decoder import Decoder, DecoderConfig
+from jedi_env.models.denoiser import DenoiserConfig
+from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
+from jedi_env.models.reward_end import RewardEndConfig
+from jedi_env.models.sampler import SamplerConfig
+from jedi_env.models.world_model import WorldModel, WorldModelConfig
+from jedi_env.types import Context
+
+NUM_ACTIONS = 4
+
+LATENT = WorldModelConfig(
+    encoder=LatentEncoderConfig(channels=(4, 2), down=(False, False), patch=16, standardise=True),
+    denoiser=DenoiserConfig(channels=(8,), middle_attention=False, cond_channels=8),
+    sampler=SamplerConfig(steps=2),
+    reward_end=RewardEndConfig(
+        channels=(4,),
+        depths=(1,),
+        attention=(False,),
+        down=(False,),
+        middle_attention=False,
+        cond_channels=4,
+        lstm_dim=8,
+    ),
+)
+PIXEL = WorldModelConfig(
+    encoder=PixelEncoderConfig(),
+    denoiser=DenoiserConfig(channels=(8,), middle_attention=False, cond_channels=8),
+    sampler=SamplerConfig(steps=2),
+    reward_end=RewardEndConfig(
+        channels=(4,) * 4,
+        depths=(1,) * 4,
+        attention=(False,) * 4,
+        down=(True,) * 4,
+        middle_attention=False,
+        cond_channels=4,
+        lstm_dim=8,
+    ),
+    context_length=2,
+)
+
+
+def tiny_model(config=LATENT, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    model = WorldModel(NUM_ACTIONS, config).eval()
+    with torch.no_grad():  # all of them: many layers start at zero
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        for buffer in model.buffers():
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.1)
+    return model
+
+
+def tiny_checkpoint(config=LATENT, *, seed=0, game="Breakout", horizon=20, agent=False, decoder=False):
+    generator = torch.Generator().manual_seed(seed)
+    model = tiny_model(config, seed)
+    pixels = torch.randint(0, 256, (5, config.context_length, 64, 64, 3), generator=generator, dtype=torch.uint8)
+    actions = torch.randint(0, NUM_ACTIONS, (5, config.context_length - 1), generator=generator)
+    with torch.no_grad():
+        contexts = Context(model.encode(pixels), actions)
+    if decoder:
+        probe = Decoder(model.frame_shape, DecoderConfig(channels=4, blocks=1)).eval()
+        with torch.no_grad():
+            probe.mean_image.copy_(torch.rand(3, 64, 64, generator=generator))
+            for parameter in probe.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        model.attach_decoder(probe)
+    record = None
+    if agent:
+        tensors = {"policy.weight": torch.randn(3, 4, generator=generator), "count": torch.tensor(7)}
+        record = AgentRecord({"lstm_dim": 8, "channels": [1, 2]}, tensors)
+    return Checkpoint(
+        world_model=model,
+        contexts=contexts,
+        game=game,
+        horizon=horizon,
+        protocol={"sticky": False, "frame_skip": 4},
+        provenance={"commit": "0123abc", "seed": seed, "versions": {"torch": "2"}},
+        metrics={"scores": [{"mean": 1.5, "returns": [1, 2]}]},
+        agent=record,
+    )
