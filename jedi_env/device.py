@@ -28,13 +28,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         raise UsageError(
-            f"The device {str(device)!r} is not there ({str(error).splitlines()[0]}). Write device='auto' for the fastest "
-            "there is, or 'cpu'."
+            f"The device {str(device)!r} is not there ({str(error).splitlines()[0]}). Write device='auto' for the "
+            "fastest there is, or 'cpu'."
         ) from error
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the precision of the networks' arithmetic; ``"auto"`` is bfloat16 where the device computes in it, else float32.
+    """Return the networks' precision; ``"auto"`` is bfloat16 where the device computes in it, else float32.
 
     Raises:
         UsageError: no such precision.
@@ -42,7 +42,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype == "auto":
         return torch.bfloat16 if _has_bfloat16(device) else torch.float32
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in _DTYPES.values():
+    if chosen is None or chosen not in _DTYPES.values():
         raise UsageError(
             f"dtype is {dtype!r}.{nearest(str(dtype), _DTYPES)} Write 'auto', 'float32', 'bfloat16' or 'float16'."
         )
@@ -71,9 +71,9 @@ def say_once(message: str) -> None:
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # torch offers no public question; mkldnn's is whether it can, these are whether the CPU does it natively.
+        # torch has no public question for it.
         native = (torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_amx_tile_supported())
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(native)
+        return any(native)
     return False

@@ -1,8 +1,8 @@
 """Reads the checkpoints that DIAMOND's authors publish (arXiv 2405.12399; eloialonso/diamond on the Hugging Face hub).
 
-Their file is one flat state dict of an agent: ``denoiser.``, ``rew_end_model.``, ``actor_critic.``. The networks are ours, layer for layer,
-under other names; this file is the translation of names. It holds the package's only ``torch.load``, and that one takes
-data alone.
+Their file is one flat state dict of an agent: ``denoiser.``, ``rew_end_model.``, ``actor_critic.``. The networks are
+ours, layer for layer, under other names; this file is the translation of names. It holds the package's only
+``torch.load``, and that one takes data alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from jedi_env import hub
 from jedi_env.checkpoint import AgentRecord, Checkpoint
+from jedi_env.config_json import JSON
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.games import GAMES
 from jedi_env.models.denoiser import DenoiserConfig
@@ -35,9 +36,14 @@ WORLD_MODEL = WorldModelConfig(
     switching=1.0,
 )
 # The settings of the trainers' actor-critic that are DIAMOND's.
-AGENT = {"channels": [32, 32, 64, 64], "down": [True, True, True, True], "lstm_dim": 512, "frame_stack": 1}
+AGENT: dict[str, JSON] = {
+    "channels": [32, 32, 64, 64],
+    "down": [True, True, True, True],
+    "lstm_dim": 512,
+    "frame_stack": 1,
+}
 
-# What each of their names becomes, tried in this order; {n} stands for a number that is kept.
+# What each of their names becomes, tried in this order.
 _RULES: tuple[tuple[str, str], ...] = (
     (r"denoiser\.inner_model\.noise_emb\.", "denoiser.noise_features."),
     (r"denoiser\.inner_model\.act_emb\.0\.", "denoiser.action_embedding."),
@@ -73,8 +79,8 @@ def load_diamond(
 ) -> Checkpoint:
     """Turn a checkpoint published by DIAMOND's authors into one of ours, which dreams in pixels.
 
-    Their files carry no starting points, so the real game is played for some (with random actions; needs the ``[atari]``
-    extra), unless ``contexts`` gives them.
+    Their files carry no starting points, so the real game is played for some (with random actions; needs the
+    ``[atari]`` extra), unless ``contexts`` gives them.
 
     Args:
         path_or_game: one of their ``.pt`` files, or one of :data:`jedi_env.GAMES`, which is downloaded from the hub.
@@ -126,7 +132,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} could not be read as a file of plain tensors ({type(error).__name__}); nothing in it was run or loaded."
+            f"{path} could not be read as a file of plain tensors ({type(error).__name__}); nothing in it was run."
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds more than tensors by name: it is no state dict of DIAMOND's agent.")
@@ -171,7 +177,8 @@ def _play_for_contexts(model: WorldModel, game: str | None, number: int = 64, ap
     generator = torch.Generator().manual_seed(0)
     k = model.context_length
     pixels, actions, begun = [torch.from_numpy(env.reset(seed=0)[0])], [0], 0
-    frames, between = [], []
+    frames: list[Tensor] = []
+    between: list[Tensor] = []
     while len(frames) < number:
         action = int(torch.randint(model.num_actions, (), generator=generator))
         observation, _, terminated, truncated, _ = env.step(action)

@@ -87,7 +87,7 @@ class Dream:
         """Begin dreams.
 
         Args:
-            seeds: one a lane; equal seeds dream equal dreams whatever the other lanes do. None: the noise streams go on.
+            seeds: one a lane; equal seeds dream equal dreams whatever the other lanes do. None: the streams go on.
             mask: bool ``(B,)``, only these lanes begin anew; None: all.
             contexts: int64 ``(B,)``, indices into the bank; None: drawn by the lanes' noise.
             context: begin after this history instead, one a lane.

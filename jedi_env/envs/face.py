@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jedi_env.checkpoint import Checkpoint, find_checkpoint
@@ -88,8 +88,8 @@ class Face:
             )
         if obs_type == "rgb" and self.model.decoder is None:
             raise UsageError(
-                "obs_type='rgb' needs something that draws this dream's latents, and the checkpoint carries no decoder: "
-                "write obs_type='latent'."
+                "obs_type='rgb' needs something that draws this dream's latents, and the checkpoint carries no "
+                "decoder: write obs_type='latent'."
             )
         self.obs_type, self.frame_stack, self.info_keys = obs_type, frame_stack, tuple(info_keys)
         self.horizon = (self.checkpoint.horizon or DEFAULT_HORIZON) if horizon == "checkpoint" else horizon
@@ -107,9 +107,10 @@ class Face:
         channels, height, width = self.model.frame_shape
         if obs_type == "latent":
             bound = self.model.bound
-            self.observation_space = Box(-bound, bound, (frame_stack * channels, height, width), np.float32)
+            space: Box = Box(-bound, bound, (frame_stack * channels, height, width), np.float32)
         else:
-            self.observation_space = Box(0, 255, (64, 64, 3 * frame_stack), np.uint8)
+            space = Box(0, 255, (64, 64, 3 * frame_stack), np.uint8)
+        self.observation_space = space
         self.action_space = Discrete(self.model.num_actions)
 
     @property
@@ -118,7 +119,7 @@ class Face:
         return hasattr(self.dream, "state")
 
     def observe(self) -> Tensor:
-        """Return the observations of all lanes, on the dream's device; memory of its own."""
+        """Return the observations of all lanes, on the dream's device; latents may share memory with its state."""
         if self.obs_type == "latent":
             return self.dream.observation(self.frame_stack)
         frames = self.dream.state.model.frames[:, -self.frame_stack :]
@@ -136,7 +137,8 @@ class Face:
         """Raise :class:`UsageError` for a render mode that cannot be."""
         if render_mode is not None and render_mode not in known:
             raise UsageError(
-                f"render_mode is {render_mode!r}.{nearest(str(render_mode), known)} Write None or one of {tuple(known)}."
+                f"render_mode is {render_mode!r}.{nearest(str(render_mode), known)} Write None or one of "
+                f"{tuple(known)}."
             )
         if render_mode is not None and self.model.decoder is None:
             raise UsageError("This checkpoint carries no decoder to draw its latents: write render_mode=None.")
@@ -164,7 +166,7 @@ class Face:
             if meaning != "NOOP"
         }
 
-    def actions(self, actions: Any, shape: tuple[int, ...]) -> Tensor:
+    def actions(self, actions: ArrayLike | Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return ``actions`` as int64 ``shape`` on the dream's device, having checked every one.
 
         Tensors on the device are checked by shape and type only: looking at their values would wait for the device.
@@ -174,7 +176,8 @@ class Face:
         if isinstance(actions, Tensor):
             if actions.shape != shape or actions.is_floating_point() or actions.dtype == torch.bool:
                 raise UsageError(
-                    f"The actions are {actions.dtype} of shape {tuple(actions.shape)}; give {wanted} from 0 to {number - 1}."
+                    f"The actions are {actions.dtype} of shape {tuple(actions.shape)}; give {wanted} from 0 to "
+                    f"{number - 1}."
                 )
             if actions.device.type != "cpu":
                 return actions.to(self.dream.device, torch.int64)
@@ -188,7 +191,7 @@ class Face:
             raise UsageError(f"The action {array.tolist()} is out of range; give {wanted} from 0 to {number - 1}.")
         return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
 
-    def context_indices(self, contexts: Any, lanes: int) -> Tensor:
+    def context_indices(self, contexts: ArrayLike, lanes: int) -> Tensor:
         """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it."""
         array, bank = np.asarray(contexts), len(self.checkpoint.contexts)
         if array.ndim == 0:
@@ -199,7 +202,7 @@ class Face:
             )
         return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
 
-    def history(self, frames: Any, actions: Any, lanes: int) -> Context:
+    def history(self, frames: ArrayLike, actions: ArrayLike, lanes: int) -> Context:
         """Return ``options["frames"]`` and ``options["actions"]`` as the context to dream on from.
 
         Args:
@@ -222,8 +225,8 @@ class Face:
         wrong = taken.dtype.kind not in "iu" or taken.shape != (lanes, k - 1)
         if wrong or ((taken < 0) | (taken >= self.model.num_actions)).any():
             raise UsageError(
-                f"options['actions'] is {taken.dtype} of shape {taken.shape}; give the {k - 1} actions between the frames, "
-                f"each from 0 to {self.model.num_actions - 1}."
+                f"options['actions'] is {taken.dtype} of shape {taken.shape}; give the {k - 1} actions between the "
+                f"frames, each from 0 to {self.model.num_actions - 1}."
             )
         device = self.dream.device
         with torch.no_grad():
@@ -231,7 +234,7 @@ class Face:
         between = taken[:, k - need :].astype(np.int64)
         return Context(encoded, torch.as_tensor(between, device=device))
 
-    def checked_state(self, state: Any, lanes: int) -> DreamState:
+    def checked_state(self, state: object, lanes: int) -> DreamState:
         """Return a copy of ``state`` on the dream's device, having checked that it fits."""
         if not isinstance(state, DreamState):
             raise UsageError(f"A state is what clone_state() returned, not {type(state).__name__}.")
@@ -239,8 +242,8 @@ class Face:
         wanted = (self.model.context_length, *self.model.frame_shape)
         if len(state) != lanes or tuple(frames.shape[1:]) != wanted:
             raise UsageError(
-                f"The state has {len(state)} lanes of frames {tuple(frames.shape[1:])}; this environment has {lanes} of "
-                f"{wanted}. Take lanes with state[i], or repeat them with state.repeat(n)."
+                f"The state has {len(state)} lanes of frames {tuple(frames.shape[1:])}; this environment has {lanes} "
+                f"of {wanted}. Take lanes with state[i], or repeat them with state.repeat(n)."
             )
         return state.to(self.dream.device).clone()
 
@@ -249,7 +252,8 @@ class Face:
         if decoder is None:
             raise UsageError("This checkpoint carries no decoder to draw its latents.")
         with torch.no_grad():
-            return decoder.decode(frames)
+            pixels: Tensor = decoder.decode(frames)
+        return pixels
 
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
@@ -268,7 +272,7 @@ def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> di
     return given
 
 
-def check_positive(name: str, value: Any, otherwise: str = "") -> None:
+def check_positive(name: str, value: object, otherwise: str = "") -> None:
     """Raise :class:`UsageError` unless ``value`` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise UsageError(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, check_options
@@ -86,8 +86,8 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
 
         Args:
             seed: of the noise stream; None: the stream goes on (a fresh one at the first reset).
-            options: at most one of ``contexts`` (an index into the bank), ``frames`` with ``actions`` (dream on from real
-                history: uint8 ``(K, 64, 64, 3)`` and the K-1 actions between them) and ``state`` (from
+            options: at most one of ``contexts`` (an index into the bank), ``frames`` with ``actions`` (dream on from
+                real history: uint8 ``(K, 64, 64, 3)`` and the K-1 actions between them) and ``state`` (from
                 :meth:`clone_state`).
 
         Raises:
@@ -112,7 +112,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
             self.render()
         return self._observation(), {}
 
-    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Dream one step; the reward is -1, 0 or 1.
 
         Raises:
@@ -154,8 +154,8 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
             raise UsageError("observe() before reset(): call reset() first.")
         return self._observation()
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium's type variable is unbound
-        """Return the newest frame (uint8 ``(256, 256, 3)``), show it in a window, or neither, as ``render_mode`` says."""
+    def render(self) -> NDArray[np.uint8] | None:
+        """Return the newest frame (uint8 ``(256, 256, 3)``) or show it in a window, as ``render_mode`` says."""
         if self.render_mode is None:
             return None
         picture: NDArray[np.uint8] = self.face.render()[0]
@@ -203,6 +203,6 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
             raise UsageError("This environment is closed: make a new one.")
 
 
-def _plain(value: Tensor) -> Any:
+def _plain(value: Tensor) -> float | NDArray[Any]:
     array = value.cpu().numpy().copy()
-    return array if array.ndim else array.item()
+    return array if array.ndim else float(array)

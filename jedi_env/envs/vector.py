@@ -31,8 +31,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     """``num_envs`` dreams side by side; made by ``gym.make_vec("JEDIDream-v0", num_envs=..., checkpoint=...)``.
 
     Observations are ``(num_envs, *single_observation_space.shape)``, rewards float32 in {-1, 0, 1}, ends bool. With
-    ``output="torch"`` all of them are tensors on the model's device, and no copies: an observation may share memory with
-    the dream's state, so write to a clone of it, not to it.
+    ``output="torch"`` all of them are tensors on the model's device, and no copies: an observation may share memory
+    with the dream's state, so write to a clone of it, not to it.
 
     Args:
         num_envs: number of dreams.
@@ -106,10 +106,10 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """Begin a dream in every lane, or in some.
 
         Args:
-            seed: an int gives lane i the stream of ``seed + i``; or one seed a lane. None: the streams go on (fresh ones
-                at the first reset).
-            options: ``reset_mask`` (bool ``(n,)``: only these lanes); at most one of ``contexts`` (an index into the bank,
-                one a lane), ``frames`` with ``actions`` (dream on from real history) and ``state`` (from
+            seed: an int gives lane i the stream of ``seed + i``; or one seed a lane. None: the streams go on (fresh
+                ones at the first reset).
+            options: ``reset_mask`` (bool ``(n,)``: only these lanes); at most one of ``contexts`` (an index into the
+                bank, one a lane), ``frames`` with ``actions`` (dream on from real history) and ``state`` (from
                 :meth:`clone_state`). For lanes that the mask leaves out, these are ignored. Not changed.
 
         Raises:
@@ -241,7 +241,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         if self.closed:
             raise UsageError("This environment is closed: make a new one.")
 
-    def _checked_mask(self, mask: Any) -> Tensor | None:
+    def _checked_mask(self, mask: object) -> Tensor | None:
         if mask is None:
             return None
         array = mask.cpu().numpy() if isinstance(mask, Tensor) else mask
@@ -253,7 +253,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             raise UsageError("The first reset must be of every lane: leave reset_mask out.")
         return torch.as_tensor(array.copy(), device=self.face.dream.device)
 
-    def _checked_seeds(self, seed: Any) -> list[int] | None:
+    def _checked_seeds(self, seed: int | Sequence[int] | NDArray[Any] | None) -> list[int] | None:
         if seed is None:
             return None
         if isinstance(seed, int | np.integer) and not isinstance(seed, bool):

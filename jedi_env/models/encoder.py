@@ -166,7 +166,7 @@ class PixelEncoder(nn.Module):
 
 
 def _patches(image: Tensor, side: int) -> Tensor:
-    """Return ``image`` (B H W C) with every patch of ``side`` x ``side`` in the channels: (B, C side^2, H/side, W/side).
+    """Return ``image`` (B H W C) with its ``side`` x ``side`` patches in the channels: (B, C side^2, H/side, W/side).
 
     Rearranged while the pixels are still bytes, and into channels-last memory, which is what convolutions like.
     """
