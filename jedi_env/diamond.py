@@ -8,7 +8,6 @@ ours, layer for layer, under other names; this file is the translation of names.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -130,7 +129,7 @@ def _locate(path_or_game: str | os.PathLike[str], game: str | None) -> tuple[Pat
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever torch raises at a file that is not of its own making
         raise CheckpointError(
             f"{path} could not be read as a file of plain tensors ({type(error).__name__}); nothing in it was run."
         ) from error

@@ -51,7 +51,7 @@ def make_dream(
     obs_type: Literal["latent", "rgb"] = "latent",
     frame_stack: int = 4,
     horizon: int | Literal["checkpoint"] | None = "checkpoint",
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     compile: bool | Literal["auto"] = "auto",
     sampler_steps: int | None = None,
@@ -77,7 +77,7 @@ def make_dream(
         compile: whether to compile the world model; ``"auto"``: if that pays.
         sampler_steps: denoising steps a frame; None: as the checkpoint recommends.
         info_keys: which of ``"reward_probs"`` and ``"termination_prob"`` to put into every dream's info.
-        render_mode: None, ``"rgb_array"`` or ``"human"``.
+        render_mode: None or ``"rgb_array"``.
 
     Raises:
         UsageError: neither a game nor a checkpoint, or a wrong argument.

@@ -126,9 +126,9 @@ def test_a_new_dream():
 
 def test_contexts_can_be_chosen():
     dream = fake_dream(1)
-    dream.reset([5, 5, 5], torch.tensor([6, 0, 3]))
+    dream.reset([5, 5, 5], contexts=torch.tensor([6, 0, 3]))
     assert which_context(dream) == [6, 0, 3]
-    dream.restart(torch.tensor([True, False, True]), torch.tensor([1, 2, 4]))
+    dream.reset(None, mask=torch.tensor([True, False, True]), contexts=torch.tensor([1, 2, 4]))
     assert which_context(dream) == [1, 0, 4]
 
 
@@ -349,12 +349,40 @@ def test_a_new_bank_is_for_the_dreams_to_come():
 
 
 def test_beginning_from_a_given_history_is_beginning_from_a_bank_of_it():
-    dream = real_dream([1])
-    contexts = Context(torch.randn(2, K, 4, 4, 4), torch.ones(2, K - 1, dtype=torch.int64))
-    state = dream.begin_from(contexts)
-    dream.set_contexts(contexts)
-    dream.reset([1, 1], torch.tensor([0, 1]))
-    assert same(state, dream.state.model)
+    given, banked = real_dream([1, 2, 3]), real_dream([1, 2, 3])
+    history = Context(
+        torch.randn(3, K, 4, 4, 4, generator=torch.Generator().manual_seed(5)), torch.ones(3, K - 1, dtype=torch.int64)
+    )
+    banked.set_contexts(history)
+    mask = torch.tensor([True, False, True])
+    for seeds, part in (([7, 8, 9], None), (None, mask)):
+        given.reset(seeds, mask=part, context=history)
+        banked.reset(seeds, mask=part, contexts=torch.arange(3))
+        assert same(given.state, banked.state)
+        for dream in (given, banked):
+            dream.step(actions_for(3))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=6))
+def test_new_seeds_for_some_lanes_leave_the_others_alone(lanes):
+    mask, seeds = torch.tensor([reset for reset, _ in lanes]), [seed for _, seed in lanes]
+    dream, fresh = fake_dream(len(lanes), seed=100), fake_dream(len(lanes))
+    fresh.reset(seeds)
+    dream.step(actions_for(len(lanes)))
+    before = dream.state.clone()
+    dream.reset(seeds, mask=mask)
+    for lane, (reset, _) in enumerate(lanes):
+        assert same(dream.state[lane], (fresh.state if reset else before)[lane])
+
+
+def test_a_reset_without_seeds_goes_on_along_the_streams():
+    dream, restarted = fake_dream(4), fake_dream(4)
+    for one in (dream, restarted):
+        one.step(actions_for(4))
+    dream.reset(None)
+    restarted.restart(torch.ones(4, dtype=torch.bool))
+    assert same(dream.state, restarted.state)
+    assert not torch.equal(dream.state.count, torch.ones(4))
 
 
 @pytest.mark.parametrize("stack", [1, 2, K])

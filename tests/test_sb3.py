@@ -1,10 +1,8 @@
 """The bridge to Stable-Baselines3 against ``DummyVecEnv``: the same episodes, transition for transition."""
 
 import inspect
-import sys
 from copy import deepcopy
 from functools import partial
-from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -18,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecTransposeImage, is_vecenv_wrapped
+from tiny_dream import tiny_checkpoint
 
 from jedi_env import sb3
 from jedi_env.errors import UsageError
@@ -408,7 +406,6 @@ def test_it_is_never_wrapped():
     bridge = as_vec_env(sync(cart_pole, 3, SAME_STEP))
     assert bridge.env_is_wrapped(Monitor) == [False] * 3
     assert bridge.env_is_wrapped(Monitor, indices=[1]) == [False]
-    assert is_wrapped(cart_pole(), gymnasium.wrappers.TimeLimit)
 
 
 def test_images_of_lanes():
@@ -549,49 +546,62 @@ def test_the_real_game_for_stable_baselines3():
     env.close()
 
 
-class RecordingDream(Latents):
-    """Stands in for ``DreamVectorEnv``: keeps what it was made with."""
-
-    def __init__(self, num_envs, *, info_keys, **arguments):
-        super().__init__(num_envs)
-        self.arguments = {"info_keys": info_keys, **arguments}
-
-    def step(self, actions):
-        *rest, info = super().step(actions)
-        return *rest, {**info, "termination_prob": np.linspace(0, 1, self.num_envs)}
-
-
-@pytest.fixture
-def _recording_dreams(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jedi_env.envs.vector", SimpleNamespace(DreamVectorEnv=RecordingDream))
-
-
-@pytest.mark.usefixtures("_recording_dreams")
-def test_a_dream_is_made_by_its_game_or_by_its_checkpoint(tmp_path):
-    loaded = object()
-    for name, game, checkpoint in (
-        ("Breakout", "Breakout", None),
-        (str(tmp_path), None, str(tmp_path)),
-        (tmp_path, None, tmp_path),
-        ("hub://owner/repo", None, "hub://owner/repo"),
-        (loaded, None, loaded),
-    ):
-        arguments = sb3.make_dream(name, 2, horizon=None, sampler_steps=1).unwrapped.env.arguments
-        assert arguments.get("game") == game
-        assert arguments["checkpoint"] is checkpoint
-        assert (arguments["horizon"], arguments["sampler_steps"], arguments["frame_stack"]) == (None, 1, 4)
-        assert arguments["autoreset_mode"] is SAME_STEP
+def test_an_agent_of_the_dream_plays_the_real_game():
+    pytest.importorskip("ale_py")
+    checkpoint = tiny_checkpoint()
+    dream = sb3.make_dream(checkpoint, 3, seed=5, device="cpu", frame_stack=2)
+    real = sb3.make_real("Breakout", 2, checkpoint, seed=5, device="cpu", frame_stack=2)
+    assert is_vecenv_wrapped(dream, VecMonitor)
+    assert (dream.observation_space, dream.action_space) == (real.observation_space, real.action_space)
+    kwargs = {"features_extractor_class": LatentCnn}
+    model = A2C("MlpPolicy", dream, n_steps=8, policy_kwargs=kwargs, seed=0, device="cpu").learn(240)
+    assert max(episode["l"] for episode in model.ep_info_buffer) <= checkpoint.horizon
+    assert {episode["r"] % 1 for episode in model.ep_info_buffer} == {0}
+    obs = real.reset()
+    for _ in range(3):
+        obs, *_ = real.step(model.predict(obs)[0])
+    assert np.isfinite(obs).all()
+    real.close()
 
 
-@pytest.mark.usefixtures("_recording_dreams")
-def test_a_dream_is_monitored_and_seeded_and_says_what_it_was_asked():
-    env = sb3.make_dream("Pong", 3, seed=8, info_keys=["termination_prob"])
-    assert is_vecenv_wrapped(env, VecMonitor)
-    env.reset()
-    assert env.unwrapped.env.calls == [(8, None)]
-    infos = env.step(np.zeros(3, dtype=int))[3]
-    assert [info["termination_prob"] for info in infos] == [0, 0.5, 1]
-    assert infos[0]["episode"]["l"] == 1
+def test_a_dream_is_found_by_its_game_its_folder_or_itself(tmp_path, monkeypatch):
+    checkpoint = tiny_checkpoint()
+    checkpoint.save(tmp_path / "Breakout")
+    monkeypatch.setenv("JEDI_ENV_HOME", str(tmp_path))
+    for name in ("Breakout", tmp_path / "Breakout", str(tmp_path / "Breakout"), checkpoint):
+        env = sb3.make_dream(name, 2, seed=1, device="cpu", dtype="float32", info_keys=["termination_prob"])
+        result = env.reset(), *(env.step(np.array([0, 3])) for _ in range(5))
+        if name == "Breakout":
+            expected = result
+            assert all(0 < info["termination_prob"] < 1 for *_, infos in result[1:] for info in infos)
+        for one, two in zip(result[1:], expected[1:], strict=True):
+            assert_same(one[0], two[0])
+            assert [info["termination_prob"] for info in one[3]] == [info["termination_prob"] for info in two[3]]
+        assert_same(result[0], expected[0])
+
+
+def test_a_dream_is_the_same_in_every_mode():
+    results = []
+    for mode in MODES:
+        env = gymnasium.make_vec(
+            "JEDIDream-v0",
+            num_envs=3,
+            checkpoint=tiny_checkpoint(horizon=5),
+            autoreset_mode=mode,
+            device="cpu",
+            dtype="float32",
+        )
+        bridge = as_vec_env(env)
+        bridge.seed(2)
+        bridge.reset()
+        rng = np.random.default_rng(0)
+        results.append([bridge.step(rng.integers(0, 4, 3)) for _ in range(20)])
+    assert sum(dones.sum() for _, _, dones, _ in results[0]) > 6
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            for part in range(3):
+                assert_same(one[part], other[part])
+            assert_same_infos(one[3], other[3])
 
 
 def test_a_wrong_name_is_refused_with_the_nearest():

@@ -121,7 +121,7 @@ def predict(model: WorldModel, states: Tensor, actions: Tensor, steps: int) -> t
     with torch.no_grad():
         contexts = Context(model.encode(draw(states[:, :K])), actions[:, : K - 1])
     dream = Dream(model, contexts, horizon=None)
-    dream.reset(range(len(states)), torch.arange(len(states)))
+    dream.reset(range(len(states)), contexts=torch.arange(len(states)))
     rewards, ends = [], []
     for t in range(steps):
         prediction = dream.step(actions[:, K - 1 + t]).prediction

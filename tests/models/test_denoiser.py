@@ -172,8 +172,10 @@ def test_lanes_do_not_mix(denoiser, batch):
         torch.testing.assert_close(alone, whole[one], atol=1e-5, rtol=1e-5)
 
 
-def test_the_loss_reaches_the_context_and_not_the_target(denoiser, batch):
+@pytest.mark.parametrize("context_noise", [0.0, 0.3])
+def test_the_loss_reaches_the_context_and_not_the_target(context_noise, denoiser, batch):
     target, context, actions, mask = batch
+    denoiser.config = replace(SMALL, context_noise=context_noise)
     target, context = target.clone().requires_grad_(), context.clone().requires_grad_()
     loss, estimate = denoiser.loss(target, context, actions, mask, generator())
     loss.backward()

@@ -44,14 +44,14 @@ def _seeded() -> None:
 class Scripted:
     """A noise that says what it is told to."""
 
-    def __init__(self, uniforms: Sequence[Tensor]) -> None:
-        self.uniforms = iter(uniforms)
+    def __init__(self, uniforms: Sequence[Tensor], normal: Tensor) -> None:
+        self.uniforms, self.start = iter(uniforms), normal
 
     def uniform(self) -> Tensor:
         return next(self.uniforms)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.ones(B, *shape)
+        return self.start
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -407,7 +407,8 @@ def test_outcomes_are_drawn_by_their_probabilities(numbers, reward_draw, end_dra
         memory,
     )
     uniforms = [torch.full((B,), x).clamp(max=1 - 2**-24) for x in (reward_draw, end_draw)]
-    _, prediction = model.advance(state, torch.zeros(B, dtype=torch.int64), Scripted(uniforms))
+    noise = Scripted(uniforms, torch.ones(B, *model.frame_shape))
+    _, prediction = model.advance(state, torch.zeros(B, dtype=torch.int64), noise)
     weights = [math.exp(x) for x in numbers]
     shares = [w / sum(weights[:3]) for w in weights[:3]]
     ended = weights[4] / sum(weights[3:])
@@ -419,6 +420,20 @@ def test_outcomes_are_drawn_by_their_probabilities(numbers, reward_draw, end_dra
         assert prediction.reward.tolist() == [expected] * B
     if abs(end_draw - ended) > 1e-5:
         assert prediction.terminated.tolist() == [end_draw < ended] * B
+
+
+def test_the_largest_number_drawn_still_names_a_sign():
+    """Rounded probabilities may add up to less than it."""
+    model, lanes = WorldModel(A, TINY), 4000
+    context = Context(torch.zeros(lanes, K, *model.frame_shape), torch.zeros(lanes, K - 1, dtype=torch.int64))
+    logits = 3 * torch.randn(lanes, 1, 5, generator=generator())
+    outcome = RewardEndLogits(logits[..., :3], logits[..., 3:])
+    model.reward_end.forward = lambda frames, actions, after, memory: (outcome, memory)
+    largest = torch.full((lanes,), 1 - 2**-24)
+    assert (outcome.reward.softmax(dim=-1).sum(dim=-1) <= largest[:, None]).any()
+    noise = Scripted([largest, largest], torch.ones(lanes, *model.frame_shape))
+    _, prediction = model.advance(model.begin(context), torch.zeros(lanes, dtype=torch.int64), noise)
+    assert (prediction.reward == 1).all()
 
 
 def test_outcomes_come_as_often_as_they_are_likely():

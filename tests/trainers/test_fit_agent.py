@@ -142,19 +142,17 @@ def clock_contexts():
 class Recorded(Dream):
     """A dream that remembers all frames that every lane began with or arrived at."""
 
-    def reset(self, seeds, contexts=None):
-        super().reset(seeds, contexts)
-        self.arrivals, self.begun = [], [self.state.model.frames.clone()]
+    def reset(self, seeds, *, mask=None, contexts=None, context=None):
+        super().reset(seeds, mask=mask, contexts=contexts, context=context)
+        if mask is None:
+            self.arrivals, self.begun = [], [None]
+        self.begun[-1] = self.state.model.frames.clone()
 
     def step(self, actions, restart=None):
         transition = super().step(actions, restart)
         self.arrivals.append(self.state.model.frames[:, -1].clone())
         self.begun.append(None)
         return transition
-
-    def restart(self, mask, contexts=None):
-        super().restart(mask, contexts)
-        self.begun[-1] = self.state.model.frames.clone()
 
 
 def clock_agent(lstm_dim, stack):
@@ -224,23 +222,23 @@ def test_the_shapes_of_a_rollout():
 
 def test_gradient_flows_back_through_the_memory_but_not_over_a_beginning():
     agent = clock_agent(6, 1)
-    dream = Dream(Clock(), clock_contexts(), horizon=None)
-    dream.reset([0, 1], torch.tensor([0, 3]))  # five steps to go, and two
+    memories = []
+    agent.register_forward_hook(lambda module, given, opinion: memories.append(opinion.memory))
+    dream = Dream(Clock(), clock_contexts()[0], horizon=None)  # five steps to go
+    dream.reset([0])
+    imagined = rollout(dream, agent, 8, torch.Generator().manual_seed(0))
+    assert imagined.terminated[0].tolist() == [False] * 4 + [True] + [False] * 3
+    memories = [memory for memory in memories if memory.requires_grad]  # the context is lived through without gradient
+    after = [0, 1, 2, 3, 4, 6, 7, 8]  # of each opinion in the rollout; number 5 is that of the last frame of a dream
 
-    def reach(lane, t):
-        """How strongly the value at ``t`` depends on the recurrent weights."""
-        agent.zero_grad()
-        imagined.values[lane, t].backward(retain_graph=True)
-        return agent.lstm.weight_hh.grad.abs().sum().item()
+    def depends(later, earlier):
+        (slope,) = torch.autograd.grad(
+            imagined.values[0, later], memories[after[earlier]], retain_graph=True, allow_unused=True
+        )
+        return slope is not None and bool((slope != 0).any())
 
-    imagined = rollout(dream, agent, 4, torch.Generator().manual_seed(0))
-    ends = torch.nonzero(imagined.terminated[1]).flatten().tolist()
-    assert ends[0] == 0
-    assert not imagined.terminated[0].any()
-    for t in range(4):
-        assert reach(0, t) > 0
-    detached = rollout(dream, agent, 1, torch.Generator().manual_seed(0))
-    assert detached.values.requires_grad
+    assert [depends(later, earlier) for later, earlier in ((1, 0), (4, 0), (4, 3), (7, 5))] == [True] * 4
+    assert [depends(later, earlier) for later, earlier in ((5, 4), (5, 0), (7, 4), (2, 3))] == [False] * 4
 
 
 # The loss
@@ -301,6 +299,7 @@ def test_normalising_does_not_blow_up_what_is_nearly_nothing():
 
 
 def micro_dream():
+    torch.manual_seed(0)
     model = random_weights(WorldModel(ACTIONS, MICRO_MODEL)).eval()
     pixels = torch.randint(0, 256, (4, 2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -325,19 +324,19 @@ def test_no_gradient_and_no_change_reaches_the_world_model():
     assert any(not torch.equal(tensor, untrained[name]) for name, tensor in agent.state_dict().items())
 
 
-def test_it_dreams_as_much_as_it_says_and_anew_each_time():
+def test_it_dreams_as_much_as_it_says_and_anew_each_time(monkeypatch):
     _, dream = micro_dream()
     starts, steps = [], []
     reset, step = dream.reset, dream.step
-    dream.reset = lambda seeds, contexts=None: (starts.append(tuple(seeds)), reset(seeds, contexts))[1]
-    dream.step = lambda actions, restart=None: (steps.append(len(actions)), step(actions, restart))[1]
+    monkeypatch.setattr(dream, "reset", lambda seeds, mask=None: (starts.append(seeds), reset(seeds, mask=mask)))
+    monkeypatch.setattr(dream, "step", lambda actions: (steps.append(len(actions)), step(actions))[1])
     agent = ActorCritic(dream.model.frame_shape, ACTIONS, ActorCriticConfig((4,), (False,), 8, 1))
     config = FitAgentConfig(batch=5, horizon=6)
     optim = Optim({"agent": (agent, config.optim)})
     for _ in fit_agent(agent, optim, dream, config, 4, torch.Generator().manual_seed(0)):
         pass
     assert steps == [5] * 6 * 4
-    assert len({seed for start in starts for seed in start}) == 5 * 4
+    assert len({seed for start in starts if start is not None for seed in start}) == 5 * 4
 
 
 def test_the_same_generator_gives_the_same_agent():
@@ -359,10 +358,12 @@ def test_the_same_generator_gives_the_same_agent():
 
 
 class Bandit(Clock):
-    """A fake: what its first pixel shows, 0, 1 or 2, is the action that pays; every other costs. Never ends.
+    """A fake: the channel that is lit, 0, 1 or 2, is the action that pays; every other costs. Never ends.
 
-    With ``delay`` the action before the last one is what counts.
+    With ``delay`` it pays one step later.
     """
+
+    frame_shape = (ACTIONS, 2, 2)
 
     def __init__(self, delay: bool) -> None:
         self.delay = delay
@@ -370,11 +371,10 @@ class Bandit(Clock):
     def advance(
         self, state: ModelState, actions: Tensor, noise: LaneNoise, steps: int | None = None
     ) -> tuple[ModelState, Prediction]:
-        wanted = state.frames[:, -2 if self.delay else -1, 0, 0, 0]
+        wanted = state.frames[:, -2 if self.delay else -1, :, 0, 0].argmax(dim=1)
         done = state.actions[:, -1] if self.delay else actions
-        reward = torch.where(done == wanted.long(), 1.0, -1.0)
-        shown = (noise.uniform() * ACTIONS).floor()
-        frame = shown[:, None, None, None].expand(-1, *self.frame_shape)
+        reward = torch.where(done == wanted, 1.0, -1.0)
+        frame = torch.eye(ACTIONS)[(noise.uniform() * ACTIONS).long(), :, None, None].expand(-1, -1, 2, 2)
         after = ModelState(
             torch.cat((state.frames[:, 1:], frame[:, None]), dim=1),
             torch.cat((state.actions[:, 1:], actions[:, None]), dim=1),
@@ -385,17 +385,16 @@ class Bandit(Clock):
         return after, Prediction(reward, never.bool(), torch.full((len(actions), 3), 1 / 3), never)
 
 
-@pytest.mark.parametrize(("delay", "lstm_dim"), [(False, 0), (False, 16), (True, 16)])
+@pytest.mark.parametrize(("delay", "lstm_dim"), [(False, 0), (False, 64), (True, 64)])
 def test_it_learns_which_action_pays(delay, lstm_dim):
     torch.manual_seed(0)
-    shown = torch.arange(3.0)[:, None, None, None, None].expand(3, K, 2, 2, 2).clone()
+    shown = torch.eye(ACTIONS)[:, None, :, None, None].expand(-1, K, -1, 2, 2).clone()
     dream = Dream(Bandit(delay), Context(shown, torch.zeros(3, K - 1, dtype=torch.int64)), horizon=None)
-    agent = ActorCritic((2, 2, 2), ACTIONS, ActorCriticConfig((16,), (False,), lstm_dim, 1))
-    config = FitAgentConfig(
-        batch=32, horizon=8, gamma=0.8, optim=OptimConfig(lr=1e-2, weight_decay=0.0, max_grad_norm=10.0, warmup=0)
-    )
+    agent = ActorCritic(Bandit.frame_shape, ACTIONS, ActorCriticConfig((16,), (False,), lstm_dim, 1))
+    settings = OptimConfig(lr=1e-2, weight_decay=0.0, max_grad_norm=10.0, warmup=0)
+    config = FitAgentConfig(batch=32, horizon=8, gamma=0.8, entropy_weight=0.02, optim=settings)
     optim = Optim({"agent": (agent, config.optim)})
     generator = torch.Generator().manual_seed(0)
     rewards = [step["dream_reward"].item() for step in fit_agent(agent, optim, dream, config, 60, generator)]
     assert rewards[0] == pytest.approx(-1 / 3, abs=0.2)
-    assert sum(rewards[-5:]) / 5 > 0.8
+    assert sum(rewards[-5:]) / 5 > 0.75  # a delayed reward of the first step cannot be had: 5/6 is the most

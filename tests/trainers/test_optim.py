@@ -1,4 +1,4 @@
-"""Which parameters decay, how the rate warms up, what is clipped, what a NaN may do (nothing), and what a save keeps."""
+"""Which parameters decay, how the rate warms up, what is clipped, what a NaN may do, and what a save keeps."""
 
 import copy
 

@@ -1,0 +1,61 @@
+"""Every example runs, as a script, on a tiny dream."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_dream import tiny_checkpoint
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dream") / "checkpoint"
+    tiny_checkpoint(decoder=True).save(folder)
+    return str(folder)
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_has_a_test():
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
+def test_dream(checkpoint, tmp_path):
+    picture = tmp_path / "dream.png"
+    example("dream").main(checkpoint, str(picture), steps=3)
+    assert np.asarray(Image.open(picture)).shape == (4 * 256, 3 * 256, 3)
+
+
+def test_ppo_in_a_dream(checkpoint, tmp_path):
+    policy = tmp_path / "ppo.zip"
+    example("ppo_in_a_dream").main(checkpoint, str(policy), "2048")
+    assert policy.stat().st_size > 0
+
+
+def test_dream_to_reality(checkpoint, tmp_path, capsys):
+    policy = tmp_path / "ppo.zip"
+    example("ppo_in_a_dream").main(checkpoint, str(policy), "2048")
+    example("dream_to_reality").main("Breakout", checkpoint, str(policy), "1")
+    assert "over 1 real games" in capsys.readouterr().out
+
+
+def test_plan_in_a_dream(checkpoint):
+    with_planning, without = example("plan_in_a_dream").main(checkpoint, episodes=2, horizon=4)
+    assert np.isfinite([with_planning, without]).all()
+
+
+def test_bring_your_model():
+    # From cells 2, 3 and 4 the right end (7) is reached after 5, 4 and 3 of the ten steps, and pays from then on.
+    assert example("bring_your_model").main() == pytest.approx((6 + 7 + 8) / 3)
+    assert "example_bring_your_model" not in sys.modules
