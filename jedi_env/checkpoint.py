@@ -252,7 +252,7 @@ def locate(game: str) -> Path | None:
 
 
 def _no_dream(game: str) -> str:
-    there = sorted({path.parent.name for home in homes() for path in home.glob(f"*/{CONFIG}")})
+    there = sorted({path.parent.name for home in homes() for path in home.glob(f"[!.]*/{CONFIG}")})
     train = f"`jedi-env train {game} --run-dir runs/{game}`, then checkpoint='runs/{game}/checkpoint'"
     return (
         f"There is no dream of {game!r} in {', '.join(str(home) for home in homes())}.{nearest(game, GAMES)} "
@@ -285,7 +285,7 @@ def _as_device(device: torch.device | str) -> torch.device:
     """Return the device as tensors name it: with its index."""
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         raise UsageError(f"The device {str(device)!r} cannot be used here: {shown(error)}") from error
 
 
@@ -485,14 +485,25 @@ def _check_bank(contexts: Context, model: WorldModel, what: str) -> None:
 
 def _check_replaceable(folder: Path) -> None:
     """Refuse to write where something else than a checkpoint would be lost."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
+    for _ in range(ATTEMPTS):
+        seen = _stamp(folder)
+        if seen is None and (not folder.exists() or _is_empty(folder)):
+            return
+        try:
+            found = parse(_config_bytes(folder) or b"", CONFIG)
+        except CheckpointError:
+            found = None
+        if isinstance(found, dict) and found.get("format") == FORMAT:
+            return
+        if seen == _stamp(folder) and folder.exists():  # nobody is replacing it just now
+            raise UsageError(f"{folder} is there and is no checkpoint: it was left as it is. Write to another path.")
+
+
+def _is_empty(folder: Path) -> bool:
     try:
-        found = parse(_config_bytes(folder) or b"", CONFIG)
-    except CheckpointError:
-        found = None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UsageError(f"{folder} is there and is no checkpoint: it was left as it is. Write to another path.")
+        return not any(folder.iterdir())
+    except OSError:  # a file, or gone
+        return False
 
 
 def _config_bytes(folder: Path) -> bytes | None:

@@ -26,7 +26,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         raise UsageError(
             f"The device {str(device)!r} is not there ({str(error).splitlines()[0]}). Write device='auto' for the "
             "fastest there is, or 'cpu'."

@@ -6,9 +6,9 @@ cloned and restored. It knows the world model by the Protocol below alone, and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Context, DreamState, ModelState, Prediction, Transition
 
 NO_HORIZON = 2**62  # an age that no dream reaches
+
+
+Advance = Callable[[ModelState, Tensor, LaneNoise, int | None], tuple[ModelState, Prediction]]
 
 
 class DreamModel(Protocol):
@@ -64,12 +67,24 @@ class Dream:
         compile: bool = False,
     ) -> None:
         self.model = model
-        self._advance = torch.compile(model.advance, dynamic=True) if compile else model.advance
+        self._compile = compile
+        self._advance = self._make_advance()
         self.horizon = NO_HORIZON if horizon is None else horizon
         self.sampler_steps = sampler_steps
         self.device = contexts.frames.device
         self._autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
         self.set_contexts(contexts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_advance"}  # compiled code stays here
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._advance = self._make_advance()
+
+    def _make_advance(self) -> Advance:
+        advance: Advance = self.model.advance
+        return torch.compile(advance, dynamic=None) if self._compile else advance
 
     def set_contexts(self, contexts: Context) -> None:
         """Replace the bank of starting points; dreams under way go on."""

@@ -29,27 +29,21 @@ def replace_folder(folder: Path, files: Mapping[str, bytes], ours: Collection[st
         ours: names that are not kept from the old folder; the others (a README) are.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:12]
-    new, old = (folder.with_name(f".{folder.name}.{token}.{role}") for role in ("new", "old"))
-    garbage = [old, *_set_aside(folder)]  # the latter of writers that were killed, or will not need it after us
+    # What killed writers left; of those at work it is what they need no more once ours is there.
+    garbage = [*_siblings(folder, "old"), *_siblings(folder, "trash")]
+    new = _sibling(folder, "new")
     try:
-        if folder.exists():
-            shutil.copytree(folder, new, symlinks=True, ignore=lambda at, _: ours if at == str(folder) else ())
-        else:
-            new.mkdir()
-        for name, content in files.items():
-            _write_durably(new / name, content)
-        _sync(new)
-        _exchange(folder, new, old)
+        _build(folder, new, files, ours)
+        garbage.append(_exchange(folder, new))
     finally:
         shutil.rmtree(new, ignore_errors=True)
     for leftover in garbage:
-        shutil.rmtree(leftover, ignore_errors=True)
+        _discard(folder, leftover)
 
 
 def current(folder: Path) -> Path:
     """Return where the content of ``folder`` is to be read: there, or aside in the moment of its replacement."""
-    aside = [] if folder.exists() else _set_aside(folder)
+    aside = [] if folder.exists() else _siblings(folder, "old")
     return aside[-1] if aside else folder
 
 
@@ -88,32 +82,79 @@ def refuse_pickles(folder: Path) -> None:
             )
 
 
-def _exchange(folder: Path, new: Path, old: Path) -> None:
-    """Rename ``new`` to ``folder``; in between, its content is at ``old``, where :func:`current` looks."""
+def _build(folder: Path, new: Path, files: Mapping[str, bytes], ours: Collection[str]) -> None:
+    """Write ``files`` and what is kept from ``folder`` into ``new``."""
     for _ in range(ATTEMPTS):
+        before = _identity(folder)
+        try:
+            if before is None:
+                new.mkdir()
+            else:
+                shutil.copytree(folder, new, symlinks=True, ignore=lambda at, _: ours if at == str(folder) else ())
+            break
+        except OSError:
+            shutil.rmtree(new, ignore_errors=True)
+            if before == _identity(folder):
+                raise
+    for name, content in files.items():
+        _write_durably(new / name, content)
+    _sync(new)
+
+
+def _exchange(folder: Path, new: Path) -> Path:
+    """Rename ``new`` to ``folder``, and return where the old one is, if there was one.
+
+    In between there is no ``folder``, and :func:`current` finds the old one.
+    """
+    for _ in range(ATTEMPTS):
+        old = _sibling(folder, "old")
         with contextlib.suppress(FileNotFoundError):
             os.rename(folder, old)
         try:
             os.rename(new, folder)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # there was none, or another writer's is there by now
+            try:
                 os.rename(old, folder)
+            except OSError:  # there was none, or another writer's is there by now
+                if folder.exists():
+                    _discard(folder, old)
             if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                shutil.rmtree(old, ignore_errors=True)
                 continue
             raise
         _sync(folder.parent)
-        return
+        return old
     raise CheckpointError(f"{folder} is replaced by others all the time: nothing was written.")
 
 
-def _set_aside(folder: Path) -> list[Path]:
-    """Return what writers, at work or killed, moved from ``folder``, oldest first."""
+def _sibling(folder: Path, role: str) -> Path:
+    """Return a new name beside ``folder`` for what is ``new``, ``old`` or ``trash``."""
+    return folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.{role}")
+
+
+def _siblings(folder: Path, role: str) -> list[Path]:
+    """Return the folders of that role, of writers at work or killed, oldest first."""
     there = []
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
-        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.{role}"):
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
             there.append((path.stat().st_mtime_ns, path))
     return [path for _, path in sorted(there)]
+
+
+def _discard(folder: Path, leftover: Path) -> None:
+    """Delete ``leftover``, which is whole as long as it has its name."""
+    trash = _sibling(folder, "trash")
+    with contextlib.suppress(OSError):  # gone meanwhile
+        os.rename(leftover, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells ``folder`` from one that replaces it, or None if there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -18,11 +18,6 @@ _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
 _DRAW = -2960836687545011639  # an odd constant that keeps the draws of one step apart
 
 
-def _signed(number: int) -> int:
-    """Return ``number`` modulo 2^64 as the signed 64-bit number that torch can hold."""
-    return (number + 2**63) % 2**64 - 2**63
-
-
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Shift right without the sign (torch has no unsigned 64-bit arithmetic)."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
@@ -40,7 +35,7 @@ def lane_keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Tenso
 
     Equal seeds give equal streams wherever they stand.
     """
-    wrapped = [_signed(int(seed)) for seed in seeds]
+    wrapped = [(int(seed) + 2**63) % 2**64 - 2**63 for seed in seeds]
     return mix(torch.tensor(wrapped, dtype=torch.int64, device=device) + _GOLDEN)
 
 
@@ -53,12 +48,11 @@ class LaneNoise:
     """
 
     def __init__(self, key: Tensor, count: Tensor) -> None:
-        self._base = mix(key + count * _GOLDEN)
-        self._draws = 0
+        self._place = mix(key + count * _GOLDEN)
 
     def _bits(self, size: int) -> Tensor:
-        self._draws += 1
-        start = mix(self._base + _signed(self._draws * _DRAW))
+        self._place = self._place + _DRAW  # as a tensor: it wraps around, and does not become a constant when compiled
+        start = mix(self._place)
         steps = torch.arange(1, size + 1, device=start.device, dtype=torch.int64) * _GOLDEN
         return mix(start[:, None] + steps)
 

@@ -50,6 +50,7 @@ BANS = [
 # The files through which an optional library comes in; the core works without any of them.
 DOORS = {
     "ale_py": {"jedi_env/envs/atari.py"},
+    "huggingface_hub": {"jedi_env/hub.py"},
     "stable_baselines3": {"jedi_env/sb3.py", "trainers/sb3.py", "trainers/demo.py"},
     "sb3_contrib": {"trainers/sb3.py"},
     "tyro": {"trainers/cli.py", "trainers/demo.py"},

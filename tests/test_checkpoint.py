@@ -1,5 +1,6 @@
 """A checkpoint comes back bit for bit, is replaced whole, is found where the order says, and is never trusted."""
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -305,7 +306,7 @@ def test_a_save_breaks_at_no_other_rename(tmp_path, monkeypatch):
     tiny_checkpoint().save(tmp_path / "dream")
     renames, replaces = (breaking(monkeypatch, name, 0, False, Break()) for name in ("rename", "replace"))
     tiny_checkpoint().save(tmp_path / "dream")
-    assert (len(renames), len(replaces)) == (2, 0)
+    assert (len(renames), len(replaces)) == (3, 0)  # the third only tidies up
 
 
 def test_an_interrupted_first_save_leaves_nothing(tmp_path, monkeypatch):
@@ -362,6 +363,50 @@ def test_readers_and_writers_at_once_see_whole_checkpoints(tmp_path):
     reader.join()
     assert errors == []
     assert seen
+    assert os.listdir(tmp_path) == ["dream"]
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "at"), [(os, "rename", 1), (os, "rename", 2), (shutil, "copytree", 1), (os, "fsync", 1)]
+)
+def test_of_two_writers_at_once_the_later_wins(tmp_path, monkeypatch, where, what, at):
+    first, second, third = (tiny_checkpoint(seed=seed) for seed in range(3))
+    first.save(tmp_path / "dream")
+    real, calls = getattr(where, what), []
+
+    def call(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == at:
+            third.save(tmp_path / "dream")
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, call)
+        second.save(tmp_path / "dream")
+    assert len(calls) > at
+    assert same(second, Checkpoint.load(tmp_path / "dream"))
+    assert os.listdir(tmp_path) == ["dream"]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_folder_that_goes_while_its_other_files_are_copied_is_copied_again(tmp_path, monkeypatch, replaced):
+    first, second, third = (tiny_checkpoint(seed=seed) for seed in range(3))
+    first.save(tmp_path / "dream")
+    real, calls = shutil.copytree, []
+
+    def copytree(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            if replaced:
+                third.save(tmp_path / "dream")
+            raise shutil.Error("gone")
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", copytree)
+        with contextlib.nullcontext() if replaced else pytest.raises(shutil.Error, match="gone"):
+            second.save(tmp_path / "dream")
+    assert same(second if replaced else first, Checkpoint.load(tmp_path / "dream"))
     assert os.listdir(tmp_path) == ["dream"]
 
 
@@ -447,6 +492,12 @@ def header_with(name, change):
     return written(name, content)
 
 
+def padded(data, length):
+    """A safetensors file with spaces at the end of its header, as its format allows."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return length.to_bytes(8, "little") + data[8:end].ljust(length) + data[end:]
+
+
 class Bomb:
     """Unpickling this would leave a mark."""
 
@@ -509,6 +560,10 @@ REFUSED = {
     "no bytes": (damaged(M, lambda d: b""), "model.safetensors is truncated: it has 0 bytes"),
     "truncated config": (damaged("config.json", lambda d: d[:-9]), "config.json is not JSON"),
     "longer": (damaged(M, lambda d: d + b"\0"), r"declares tensors of \d+ bytes, but holds \d+"),
+    "another header": (
+        damaged(M, lambda d: padded(d, 8 * 9999)),
+        r"model.safetensors was changed: it has \d+ bytes, but",
+    ),
     "flipped bit": (damaged(M, lambda d: d[:FLIP] + bytes((d[FLIP] ^ 1,)) + d[FLIP + 1 :]), "changed after .* SHA-256"),
     "other file": (
         damaged(C, lambda d: safetensors_save({"x": torch.zeros(9)})),
@@ -653,17 +708,11 @@ def test_links_inside_the_folder_are_followed(folder):
     assert same(tiny_checkpoint(agent=True, decoder=True), Checkpoint.load(folder))
 
 
-@pytest.mark.parametrize("start", [0x0280, 0x0580])
-def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, start):
+@pytest.mark.parametrize("length", [0x0280, 0x0580])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, length):
     checkpoint = tiny_checkpoint(agent=True)
     checkpoint.save(tmp_path / "dream")
-
-    def padded(folder):
-        data = (folder / A).read_bytes()
-        end = 8 + int.from_bytes(data[:8], "little")
-        return start.to_bytes(8, "little") + data[8:end].ljust(start) + data[end:]
-
-    written(A, padded)(tmp_path / "dream")
+    written(A, padded((tmp_path / "dream" / A).read_bytes(), length))(tmp_path / "dream")
     assert (tmp_path / "dream" / A).read_bytes()[:1] == b"\x80"
     assert same(checkpoint, Checkpoint.load(tmp_path / "dream"))
 
@@ -835,9 +884,10 @@ def test_the_cache_is_where_the_platform_has_it(monkeypatch, tmp_path):
 
 def test_no_dream_says_how_to_get_one(places):
     tiny_checkpoint(game="Pong").save(places[1] / "Pong")
+    shutil.copytree(places[1] / "Pong", places[1] / ".Pong.0123.trash")
     with pytest.raises(UsageError) as caught:
         find_checkpoint("Breakout", None)
-    for part in ("no dream of 'Breakout'", *map(str, places), "`jedi-env train Breakout", "hub://", "dreams of: Pong"):
+    for part in ("no dream of 'Breakout'", *map(str, places), "`jedi-env train Breakout", "hub://", "dreams of: Pong."):
         assert part in str(caught.value)
     with pytest.raises(UsageError, match=r"no dream of 'Brekout'.*Did you mean 'Breakout'\?"):
         find_checkpoint("Brekout", None)
@@ -910,7 +960,7 @@ def test_to_another_device_is_a_copy_and_to_its_own_is_itself():
     assert all(parameter.requires_grad for parameter in checkpoint.world_model.parameters())
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 1.5])
 def test_a_device_that_is_not_there_is_refused(folder, device):
     with pytest.raises(UsageError, match=f"The device '{device}' cannot be used here"):
         find_checkpoint(None, folder, device)

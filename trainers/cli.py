@@ -49,8 +49,8 @@ class List:
 class Train:
     """Train world model and agent on the real game; the same command resumes.
 
-    Every field of the preset is a flag too, for example ``--fit-agent.batch 64`` or ``--world-model.switching 0``;
-    ``--dry-run`` prints them all.
+    Every field of the preset is a flag too, for example ``--fit-agent.batch 64`` or ``--world-model.switching 0``, to be
+    written after the game; ``--dry-run`` prints them all.
 
     Attributes:
         game: one of the 26 games (see ``jedi-env list``) or the id of a Gymnasium environment with image observations.

@@ -93,7 +93,7 @@ class Curve(BaseCallback):
     def _on_rollout_end(self) -> None:
         episodes = self.model.ep_info_buffer
         if episodes:
-            self.points.append((self.num_timesteps, sum(e["r"] for e in episodes) / len(episodes)))
+            self.points.append((self.num_timesteps, float(sum(e["r"] for e in episodes) / len(episodes))))
 
 
 class ProgressBar(BaseCallback):

@@ -133,7 +133,8 @@ def open_run(
             configuration, game or seed; it was not changed.
         RunError: what is there was damaged.
     """
-    _check_networks(config, num_actions)
+    if not (run_dir / "config.json").exists():  # else they were tried out when the run began
+        _check_networks(config, num_actions)
     described = {"game": game, "seed": seed, "config": to_json(config)}
     _check_or_write(run_dir, described)
     newest = saved_states(run_dir)[-1:]

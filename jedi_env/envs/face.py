@@ -67,6 +67,8 @@ class Face:
     ) -> None:
         if obs_type not in OBS_TYPES:
             raise UsageError(f"obs_type is {obs_type!r}.{nearest(str(obs_type), OBS_TYPES)} Write 'latent' or 'rgb'.")
+        if isinstance(info_keys, str):
+            raise UsageError(f"info_keys is {info_keys!r}: write a tuple of names, such as ({info_keys!r},).")
         for key in info_keys:
             if key not in INFO_KEYS:
                 raise UsageError(f"Unknown info key {key!r}.{nearest(str(key), INFO_KEYS)} There are: {INFO_KEYS}.")
@@ -123,7 +125,7 @@ class Face:
         if self.obs_type == "latent":
             return self.dream.observation(self.frame_stack)
         frames = self.dream.state.model.frames[:, -self.frame_stack :]
-        pixels = self._decode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        pixels: Tensor = self._decode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return pixels.permute(0, 2, 3, 1, 4).flatten(3)  # (B, 64, 64, stack * 3), channels of one frame together
 
     def render(self) -> NDArray[np.uint8]:
@@ -158,13 +160,11 @@ class Face:
     def keys_to_action(self) -> dict[tuple[str, ...], int]:
         """Return which keys (w a s d and space, or digits) give which action, for ``gymnasium.utils.play``."""
         meanings = self.action_meanings()
-        if all(name.isdigit() for name in meanings):
+        acting = {action: meaning for action, meaning in enumerate(meanings) if meaning != "NOOP"}
+        pressed = {tuple(key for part, key in KEYS.items() if part in acting[action]): action for action in acting}
+        if () in pressed or len(pressed) < len(acting):  # no joystick's: no key, or the same key, would mean several
             return {(str(action),): action for action in range(min(10, len(meanings)))}
-        return {
-            tuple(key for part, key in KEYS.items() if part in meaning): action
-            for action, meaning in enumerate(meanings)
-            if meaning != "NOOP"
-        }
+        return pressed
 
     def actions(self, actions: ArrayLike | Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return ``actions`` as int64 ``shape`` on the dream's device, having checked every one.
@@ -181,8 +181,7 @@ class Face:
                 )
             if actions.device.type != "cpu":
                 return actions.to(self.dream.device, torch.int64)
-            actions = actions.numpy()
-        array = np.asarray(actions)
+        array = as_array(actions, "The action")
         if array.shape != shape or array.dtype.kind not in "iu":
             raise UsageError(
                 f"The action is {array.dtype} of shape {array.shape}; give {wanted} from 0 to {number - 1}."
@@ -191,9 +190,9 @@ class Face:
             raise UsageError(f"The action {array.tolist()} is out of range; give {wanted} from 0 to {number - 1}.")
         return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
 
-    def context_indices(self, contexts: ArrayLike, lanes: int) -> Tensor:
+    def context_indices(self, contexts: ArrayLike | Tensor, lanes: int) -> Tensor:
         """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it."""
-        array, bank = np.asarray(contexts), len(self.checkpoint.contexts)
+        array, bank = as_array(contexts, "options['contexts']"), len(self.checkpoint.contexts)
         if array.ndim == 0:
             array = np.full(lanes, array)
         if array.shape != (lanes,) or array.dtype.kind not in "iu" or ((array < 0) | (array >= bank)).any():
@@ -202,7 +201,7 @@ class Face:
             )
         return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
 
-    def history(self, frames: ArrayLike, actions: ArrayLike, lanes: int) -> Context:
+    def history(self, frames: ArrayLike | Tensor, actions: ArrayLike | Tensor, lanes: int) -> Context:
         """Return ``options["frames"]`` and ``options["actions"]`` as the context to dream on from.
 
         Args:
@@ -211,7 +210,7 @@ class Face:
             lanes: number of lanes; a single history serves all.
         """
         need = self.model.context_length
-        pixels, taken = np.asarray(frames), np.asarray(actions)
+        pixels, taken = as_array(frames, "options['frames']"), as_array(actions, "options['actions']")
         if pixels.ndim == 4:
             pixels = np.broadcast_to(pixels, (lanes, *pixels.shape))
         if taken.ndim == 1:
@@ -238,12 +237,17 @@ class Face:
         """Return a copy of ``state`` on the dream's device, having checked that it fits."""
         if not isinstance(state, DreamState):
             raise UsageError(f"A state is what clone_state() returned, not {type(state).__name__}.")
-        frames = state.model.frames
-        wanted = (self.model.context_length, *self.model.frame_shape)
-        if len(state) != lanes or tuple(frames.shape[1:]) != wanted:
+        lane = torch.zeros(1, dtype=torch.int64, device=self.dream.device)
+        given, wanted = _layouts(state), _layouts(self.dream.begin(lane, lane, lane))
+        if {shape[0] for _, shape in given} != {lanes}:
             raise UsageError(
-                f"The state has {len(state)} lanes of frames {tuple(frames.shape[1:])}; this environment has {lanes} "
-                f"of {wanted}. Take lanes with state[i], or repeat them with state.repeat(n)."
+                f"The state has {len(state)} lanes, and this environment {lanes}: take lanes with state[i], or repeat "
+                "them with state.repeat(n)."
+            )
+        if [(dtype, shape[1:]) for dtype, shape in given] != [(dtype, shape[1:]) for dtype, shape in wanted]:
+            raise UsageError(
+                f"The state is of another world model, of frames {given[0][1][1:]}, and this one's are "
+                f"{wanted[0][1][1:]}: restore it where it was cloned, or in an environment of the same checkpoint."
             )
         return state.to(self.dream.device).clone()
 
@@ -258,6 +262,8 @@ class Face:
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
     """Return ``options`` as a dict of its own, having checked its names."""
+    if options is not None and not isinstance(options, Mapping):
+        raise UsageError(f"options is a {type(options).__name__}: write a dict, with keys of {', '.join(known)}.")
     given = dict(options or {})
     for name in given:
         if name not in known:
@@ -272,9 +278,28 @@ def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> di
     return given
 
 
+def as_array(value: ArrayLike | Tensor, what: str) -> NDArray[Any]:
+    """Return ``value``, be it numbers in lists or a tensor anywhere, as an array; or raise :class:`UsageError`."""
+    try:
+        return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    except (TypeError, ValueError) as error:  # rows of unequal length
+        raise UsageError(f"{what} cannot be made an array: {error}. Give an array or a tensor.") from error
+
+
 def check_positive(name: str, value: object, otherwise: str = "") -> None:
     """Raise :class:`UsageError` unless ``value`` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise UsageError(
             f"{name} is {value!r}: write a whole number of at least 1{', ' + otherwise if otherwise else ''}."
         )
+
+
+def _layouts(state: DreamState) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+    found: list[tuple[torch.dtype, tuple[int, ...]]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append((tensor.dtype, tuple(tensor.shape)))
+        return tensor
+
+    state.map(note)
+    return found

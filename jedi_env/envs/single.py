@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, check_options
+from jedi_env.envs.pixels import check_seed
+from jedi_env.envs.window import Window
 from jedi_env.errors import UsageError
 from jedi_env.types import DreamState
 
@@ -76,7 +78,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
         self.render_mode = render_mode
         self.observation_space = self.face.observation_space
         self.action_space = self.face.action_space
-        self._window: Any = None
+        self._window = Window(RENDER_FPS)
         self._closed = False
 
     def reset(
@@ -91,9 +93,10 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
                 :meth:`clone_state`).
 
         Raises:
-            UsageError: a wrong option; nothing was reset.
+            UsageError: a wrong seed or option; nothing was reset.
         """
         self._check_open()
+        seed = check_seed(seed)
         given = check_options(options, OPTIONS)
         contexts = context = state = None
         if given.get("contexts") is not None:
@@ -140,38 +143,38 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
 
     def clone_state(self) -> DreamState:
         """Return all that the dream is, as tensors of its own: to be restored, pickled, or repeated into many lanes."""
+        self._check_open()
         if not self.face.begun:
             raise UsageError("clone_state() before reset(): call reset() first.")
         return self.face.dream.state.clone()
 
     def restore_state(self, state: DreamState) -> None:
         """Go on from ``state``, exactly; the state itself is not touched."""
+        self._check_open()
         self.face.dream.state = self.face.checked_state(state, 1)
 
     def observe(self) -> NDArray[Any]:
         """Return the current observation, as after :meth:`restore_state`."""
+        self._check_open()
         if not self.face.begun:
             raise UsageError("observe() before reset(): call reset() first.")
         return self._observation()
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return the newest frame (uint8 ``(256, 256, 3)``) or show it in a window, as ``render_mode`` says."""
+        self._check_open()
         if self.render_mode is None:
             return None
         picture: NDArray[np.uint8] = self.face.render()[0]
         if self.render_mode == "rgb_array":
             return picture
-        self._show(picture)
+        self._window.show(picture)
         return None
 
     def close(self) -> None:
         """Close the window, if there is one; may be called twice."""
         self._closed = True
-        if self._window is not None:
-            import pygame
-
-            pygame.display.quit()
-            self._window = None
+        self._window.close()
 
     def get_action_meanings(self) -> list[str]:
         """Return the names of the actions."""
@@ -184,19 +187,6 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
     def _observation(self) -> NDArray[Any]:
         array: NDArray[Any] = self.face.observe()[0].cpu().numpy().copy()
         return array
-
-    def _show(self, picture: NDArray[np.uint8]) -> None:
-        try:
-            import pygame
-        except ImportError as error:
-            raise UsageError("render_mode='human' needs pygame: pip install 'jedi-env[play]'.") from error
-        if self._window is None:
-            pygame.display.init()
-            pygame.display.set_caption("a dream")
-            self._window = pygame.display.set_mode(picture.shape[1::-1])
-        self._window.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))
-        pygame.event.pump()
-        pygame.display.flip()
 
     def _check_open(self) -> None:
         if self._closed:

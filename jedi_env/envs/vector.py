@@ -16,12 +16,14 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, check_options, check_positive
+from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, as_array, check_options, check_positive
+from jedi_env.envs.window import Window, tile
 from jedi_env.errors import UsageError, nearest
 from jedi_env.types import DreamState
 
 OPTIONS = ("reset_mask", "contexts", "frames", "actions", "state")
-RENDER_MODES = ("rgb_array",)
+RENDER_MODES = ("rgb_array", "human")
+RENDER_FPS = 15
 OUTPUTS = ("numpy", "torch")
 
 Array = Any  # a NumPy array, or with output="torch" a tensor
@@ -48,7 +50,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         autoreset_mode: one of Gymnasium's three, or its value (``"SameStep"``, ``"NextStep"``, ``"Disabled"``).
         output: ``"numpy"`` or ``"torch"``.
         info_keys: ``"reward_probs"`` (n, 3) and ``"termination_prob"`` (n,) to put into ``info``.
-        render_mode: None or ``"rgb_array"``.
+        render_mode: None, ``"rgb_array"`` or ``"human"`` (all lanes in one window; needs the ``[play]`` extra).
 
     Raises:
         UsageError: a wrong argument.
@@ -94,11 +96,16 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         self.output = output
         self.render_mode = render_mode
         # Per instance: the base class has one dict for all vector environments of the process.
-        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": list(RENDER_MODES), "render_fps": 15}
+        self.metadata = {
+            "autoreset_mode": self.autoreset_mode,
+            "render_modes": list(RENDER_MODES),
+            "render_fps": RENDER_FPS,
+        }
         self.single_observation_space = self.face.observation_space
         self.single_action_space = self.face.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._window = Window(RENDER_FPS)
 
     def reset(
         self, *, seed: int | Sequence[int] | NDArray[Any] | None = None, options: dict[str, Any] | None = None
@@ -135,6 +142,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             dream.state = state if mask is None else state.where(mask, dream.state)
         if seeds is not None and mask is None:
             self._np_random_seed = seeds[0]
+        if self.render_mode == "human":
+            self.render()
         return self._give(self.face.observe()), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -164,6 +173,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         observation = self.face.observe()
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             observation, info = self._same_step(observation, transition.done, info)
+        if self.render_mode == "human":
+            self.render()
         return (
             self._give(observation),
             self._give(transition.prediction.reward),
@@ -190,13 +201,25 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
 
     def observe(self) -> Array:
         """Return the current observations, as after :meth:`restore_state`."""
+        self._check_open()
         if not self.face.begun:
             raise UsageError("observe() before reset(): call reset() first.")
         return self._give(self.face.observe())
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Return each lane's newest frame, uint8 ``(256, 256, 3)``; None without a render mode."""
-        return None if self.render_mode is None else tuple(self.face.render())
+        """Return each lane's newest frame (uint8 ``(256, 256, 3)``) or show them, as ``render_mode`` says."""
+        self._check_open()
+        if self.render_mode is None:
+            return None
+        pictures = self.face.render()
+        if self.render_mode == "rgb_array":
+            return tuple(pictures)
+        self._window.show(tile(pictures))
+        return None
+
+    def close_extras(self, **kwargs: Any) -> None:  # noqa: ANN401  (Gymnasium's signature)
+        """Close the window, if there is one."""
+        self._window.close()
 
     def get_action_meanings(self) -> list[str]:
         """Return the names of the actions."""
@@ -207,15 +230,18 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         if self.output == "torch":
             # Without looking whether any lane ended: that would wait for the device.
             self.face.dream.restart(done)
-            return self.face.observe(), {**info, "final_obs": final, "_final_obs": done}
+            final_info = {key: done if key.startswith("_") else value for key, value in info.items()}
+            info = {key: value & ~done if key.startswith("_") else value for key, value in info.items()}
+            ended = {"final_obs": final, "_final_obs": done, "final_info": final_info, "_final_info": done}
+            return self.face.observe(), {**info, **ended}
         mask = done.cpu().numpy()
         if not mask.any():
             return final, info
         self.face.dream.restart(done)
         last = np.full(self.num_envs, None, dtype=object)
-        ended = self._give(final)
+        observed = self._give(final)
         for lane in np.flatnonzero(mask):
-            last[lane] = ended[lane].copy()
+            last[lane] = observed[lane].copy()
         final_info = {key: value.copy() for key, value in info.items() if not key.startswith("_")}
         final_info |= {f"_{key}": mask.copy() for key in final_info}
         info = {key: value & ~mask if key.startswith("_") else value for key, value in info.items()}
@@ -244,14 +270,14 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def _checked_mask(self, mask: object) -> Tensor | None:
         if mask is None:
             return None
-        array = mask.cpu().numpy() if isinstance(mask, Tensor) else mask
+        array = as_array(mask, "reset_mask") if isinstance(mask, Tensor) else mask
         if not isinstance(array, np.ndarray) or array.dtype != np.bool_ or array.shape != (self.num_envs,):
             raise UsageError(f"reset_mask is {mask!r}; give a bool array of shape ({self.num_envs},).")
         if not array.any():
             raise UsageError("reset_mask names no lane: set at least one True, or leave it out to reset all.")
         if not self.face.begun and not array.all():
             raise UsageError("The first reset must be of every lane: leave reset_mask out.")
-        return torch.as_tensor(array.copy(), device=self.face.dream.device)
+        return None if array.all() else torch.as_tensor(array.copy(), device=self.face.dream.device)
 
     def _checked_seeds(self, seed: int | Sequence[int] | NDArray[Any] | None) -> list[int] | None:
         if seed is None:
@@ -259,7 +285,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
             seeds = [int(seed) + lane for lane in range(self.num_envs)]
         else:
-            seeds = [int(one) for one in np.asarray(seed).tolist()] if np.ndim(seed) == 1 else []
+            array = as_array(seed, "seed")
+            seeds = [int(one) for one in array] if array.ndim == 1 and array.dtype.kind in "iu" else []
         if len(seeds) != self.num_envs or min(seeds) < 0:
             raise UsageError(
                 f"seed is {seed!r}; give a whole number of at least 0, or {self.num_envs} of them, or None."

@@ -1,0 +1,58 @@
+"""A window that shows pictures, for ``render_mode="human"``; pygame is imported when the first one is shown."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jedi_env.errors import UsageError
+
+
+class Window:
+    """One window a process (pygame has no more), at most ``fps`` pictures a second."""
+
+    def __init__(self, fps: int) -> None:
+        self.fps = fps
+        self._screen: Any = None
+        self._clock: Any = None
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Show ``picture``, uint8 ``(height, width, 3)``, and wait until the next one is due.
+
+        Raises:
+            UsageError: pygame is not installed.
+        """
+        try:
+            import pygame
+        except ImportError as error:
+            raise UsageError("render_mode='human' needs pygame: pip install 'jedi-env[play]'.") from error
+        if self._screen is None:
+            pygame.display.init()
+            pygame.display.set_caption("a dream")
+            self._screen = pygame.display.set_mode(picture.shape[1::-1])
+            self._clock = pygame.time.Clock()
+        self._screen.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))
+        pygame.event.pump()
+        pygame.display.flip()
+        self._clock.tick(self.fps)
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._screen is not None:
+            import pygame
+
+            pygame.display.quit()
+            self._screen = self._clock = None
+
+
+def tile(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return ``pictures`` (n, height, width, 3) side by side in one, row by row, about as many rows as columns."""
+    n, height, width, depth = pictures.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    grid = np.zeros((rows * columns, height, width, depth), np.uint8)
+    grid[:n] = pictures
+    return grid.reshape(rows, columns, height, width, depth).swapaxes(1, 2).reshape(rows * height, -1, depth)

@@ -1,0 +1,276 @@
+"""The command line: what it refuses and with which code, what it prints, and once through everything on a real game."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from jedi_env.config_json import to_json
+from jedi_env.games import GAMES
+from jedi_env.models.world_model import WorldModel
+from tests.tiny_dream import tiny_checkpoint
+from tests.trainers.fakes import TOY
+from trainers.cli import main
+from trainers.presets import PRESETS
+
+# Flags that make the tiny preset microscopic.
+MICRO = (
+    "--collect.total-steps 60 --collect.first-steps 40 --collect.first-steps-limit 40 --collect.steps 20 "
+    "--fit-world-model.first-updates 2 --fit-world-model.updates 1 --fit-world-model.batch 2 "
+    "--fit-world-model.freeze-encoder-after 2 --fit-agent.first-updates 1 --fit-agent.updates 1 --fit-agent.batch 2 "
+    "--fit-agent.horizon 3 --fit-agent.contexts 4 --evaluate.every 0 --evaluate.final-episodes 1 --bank 4 "
+    "--world-model.encoder.channels 8 16 --world-model.encoder.down True False --world-model.denoiser.channels 8 "
+    "--world-model.reward-end.channels 8 8 --world-model.reward-end.lstm-dim 8 --decoder.channels 8 --decoder.blocks 1"
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder of one's own: relative paths begin here."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def jedi(capsys):
+    """Run a command line; return its exit code and what it printed."""
+
+    def run(line):
+        capsys.readouterr()
+        code = 0
+        try:
+            main(shlex.split(line))
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def anything_in(folder):
+    return [str(path) for path in folder.rglob("*")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train Breakot", "Did you mean 'Breakout'?"),
+        ("train Breakout --preset papr", "Unknown preset 'papr'. Did you mean 'paper'? Write one of: paper, diamond"),
+        ("train Breakout --seed -1", "seed is -1"),
+        ("train Breakout --seed one", "one"),
+        ("train Breakout --collect.steps 0", "collect.steps is 0: write a whole number of at least 1"),
+        ("train Breakout --agent.frame-stack 9", "a number from 1 to 4"),
+        ("train Breakout --agent.channels 8 8 8", "cannot be built, or do not fit together"),
+        ("train Breakout --fit-agent.bach 3", "--fit-agent.bach"),
+        ("train Breakout extra", "extra"),
+        ("train", "Required options"),
+        ("", "list"),
+        ("trian Breakout", "Expected one of {list, train, eval, dream, info}"),
+        ("list --jsn", "Unknown arguments: --jsn. Write `jedi-env list --help`"),
+        ("eval nowhere", "There is no folder nowhere"),
+        ("eval . --episodes 0", "--episodes is 0; write a whole number of at least 1"),
+        ("dream Breakot", "neither one of the 26 games nor a folder. Did you mean 'Breakout'?"),
+        ("dream nowhere/checkpoint", "neither one of the 26 games nor a folder"),
+        ("dream Breakout", "There is no dream of 'Breakout'"),
+        ("dream Breakout --steps 0", "--steps is 0"),
+        ("dream Breakout --lanes 0", "--lanes is 0"),
+        ("info Qbrt", "Did you mean 'Qbert'?"),
+        ("info Qbert", "There is no dream of 'Qbert'"),
+    ],
+)
+def test_bad_usage_is_told_with_code_2_and_leaves_nothing_behind(jedi, here, line, said):
+    code, out, err = jedi(line)
+    assert code == 2
+    assert said in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert out == ""
+    assert anything_in(here) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("line", ["train Breakout --device cuda", "eval . --device cuda:1"])
+def test_an_absent_device_is_told(jedi, here, line):
+    code, _, err = jedi(line)
+    assert code == 2
+    assert "cuda" in err
+    assert "Write device='auto'" in err or "--device auto" in err
+    assert anything_in(here) == []
+
+
+def test_a_foreign_run_directory_is_refused(jedi, here):
+    (here / "work").mkdir()
+    (here / "work" / "thesis.tex").write_text("precious")
+    code, _, err = jedi("train Breakout --run-dir work")
+    assert code == 2
+    assert "is not empty and holds no run" in err
+    assert anything_in(here / "work") == [str(here / "work" / "thesis.tex")]
+
+
+def test_a_damaged_checkpoint_is_a_failure(jedi, here):
+    tiny_checkpoint().save(here / "dream")
+    with (here / "dream" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    for command in ("info dream", "dream dream", "eval dream"):
+        code, out, err = jedi(command)
+        assert (code, out) == (1, "")
+        assert "model.safetensors" in err
+
+
+def test_a_run_without_a_checkpoint_yet_is_told(jedi, here):
+    (here / "run" / "state").mkdir(parents=True)
+    code, _, err = jedi("eval run")
+    assert code == 2
+    assert "has no checkpoint yet" in err
+
+
+def test_interrupted_by_the_user(jedi, here, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainers.train.train", interrupted)
+    code, _, err = jedi("train Breakout")
+    assert code == 1
+    assert "run the same command again" in err
+
+
+@pytest.mark.parametrize("command", ["", "list", "train", "eval", "dream", "info"])
+def test_every_command_explains_itself(jedi, command):
+    code, out, _ = jedi(f"{command} --help")
+    assert code == 0
+    for word in {"": ["list", "train", "eval", "dream", "info"], "train": ["--preset", "--run-dir", "--dry-run"]}.get(
+        command, ["--json"]
+    ):
+        assert word in out
+
+
+def test_dry_run_prints_the_resolved_configuration_and_does_nothing(jedi, here):
+    line = (
+        "train Breakout --preset paper --seed 3 --dry-run --fit-agent.batch 7 --collect.no-life-loss "
+        "--world-model.encoder.patch 2 --agent.channels 8 8 --agent.down True False"
+    )
+    code, out, _ = jedi(line)
+    told = json.loads(out)
+    assert code == 0
+    assert (told["game"], Path(told["run_dir"])) == ("Breakout", Path("runs/breakout-paper-3"))
+    config = told["config"]
+    assert config["fit_agent"]["batch"] == 7
+    assert config["collect"]["life_loss"] is False
+    assert config["world_model"]["encoder"]["patch"] == 2
+    assert (config["agent"]["channels"], config["agent"]["down"]) == ([8, 8], [True, False])
+    assert config["fit_agent"]["horizon"] == PRESETS["paper"].fit_agent.horizon
+    assert anything_in(here) == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_resolves_to_itself(jedi, preset):
+    code, out, _ = jedi(f"train --preset {preset} --dry-run Pong --bank 9")
+    assert code == 0
+    told = json.loads(out)
+    assert told["game"] == "Pong"
+    assert told["config"] == to_json(replace(PRESETS[preset], bank=9))
+
+
+def test_a_flag_of_the_preset_before_the_game_is_never_taken_for_something_else(jedi):
+    code, out, err = jedi("train --bank 9 Breakout --dry-run")
+    assert (code, out) == (2, "")
+    assert "--bank" in err
+
+
+def test_list_tells_which_games_have_a_dream(jedi, here, monkeypatch):
+    code, out, _ = jedi("list --json")
+    assert code == 0
+    assert json.loads(out) == dict.fromkeys(GAMES)
+    tiny_checkpoint(game="Pong").save(here / "home" / "Pong")
+    monkeypatch.setenv("JEDI_ENV_HOME", str(here / "home"))
+    _, out, _ = jedi("list --json")
+    assert json.loads(out) == {**dict.fromkeys(GAMES), "Pong": str(here / "home" / "Pong")}
+    _, out, _ = jedi("list")
+    assert [line.split()[0] for line in out.splitlines()] == list(GAMES)
+    assert f"Pong             {here / 'home' / 'Pong'}" in out
+
+
+def test_info_tells_what_a_checkpoint_holds(jedi, here):
+    checkpoint = tiny_checkpoint(agent=True, decoder=True)
+    checkpoint.save(here / "dream")
+    code, out, _ = jedi("info dream --json")
+    told = json.loads(out)
+    assert code == 0
+    model: WorldModel = checkpoint.world_model
+    assert told["parameters"] == {
+        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
+    }
+    assert (told["game"], told["num_actions"], told["contexts"], told["horizon"]) == ("Breakout", 4, 5, 20)
+    assert (told["agent"], told["decoder"], told["frame_shape"]) == (True, True, list(model.frame_shape))
+    assert told["provenance"]["commit"] == "0123abc"
+    code, out, _ = jedi("info dream")
+    assert code == 0
+    assert "game         Breakout" in out
+
+
+def test_info_of_a_game_finds_its_dream(jedi, here, monkeypatch):
+    tiny_checkpoint(game="Pong").save(here / "home" / "Pong")
+    monkeypatch.setenv("JEDI_ENV_HOME", str(here / "home"))
+    assert json.loads(jedi("info Pong --json")[1])["game"] == "Pong"
+
+
+def test_a_dream_of_no_real_game_must_not_be_scored_and_says_so_before_learning(jedi, here):
+    tiny_checkpoint(game=None).save(here / "dream")
+    code, _, err = jedi("dream dream --steps 10")
+    assert code == 2
+    assert "write --episodes 0" in err
+    code, out, _ = jedi("dream dream --algo A2C --steps 10 --lanes 2 --episodes 0 --json --save policy.zip")
+    assert code == 0
+    assert json.loads(out)["algo"] == "A2C"
+    assert "real" not in json.loads(out)
+    assert (here / "policy.zip").stat().st_size > 0
+
+
+def test_train_without_evaluation_names_no_scores(jedi, here):
+    code, out, _ = jedi(f"train {TOY} --preset tiny --run-dir run --device cpu {MICRO} --evaluate.final-episodes 0")
+    assert code == 0
+    assert out == "Checkpoint: run/checkpoint\n"
+
+
+def test_once_through_everything_on_the_real_breakout(jedi, here):
+    line = f"train Breakout --preset tiny --seed 1 --run-dir run --device cpu {MICRO}"
+    code, out, err = jedi(line)
+    assert code == 0, err
+    assert out.split() == ["Checkpoint:", "run/checkpoint", "Scores:", "run/scores.json"]
+    (score,) = json.loads((here / "run" / "scores.json").read_text())
+    assert score["protocol"]["frame_skip"] == 4
+    logged = (here / "run" / "metrics.jsonl").read_bytes()
+
+    code, again, _ = jedi(line)  # the same command goes on; there is nothing left to do
+    assert (code, again) == (0, out)
+    assert (here / "run" / "metrics.jsonl").read_bytes() == logged
+    code, _, err = jedi(line.replace("--seed 1", "--seed 2"))
+    assert code == 2
+    assert "seed (there 1, asked for 2)" in err
+
+    code, out, _ = jedi("eval run --episodes 2 --json --device cpu")
+    assert code == 0
+    assert (json.loads(out)["game"], len(json.loads(out)["returns"])) == ("Breakout", 2)
+    code, out, _ = jedi("eval run/checkpoint --episodes 1 --device cpu")
+    assert code == 0
+    assert out.startswith("Breakout: ")
+    assert out.endswith("over 1 real games\n")
+
+    code, out, _ = jedi("info run/checkpoint --json")
+    told = json.loads(out)
+    assert (told["game"], told["contexts"], told["num_actions"], told["agent"]) == ("Breakout", 4, 4, True)
+    assert told["protocol"]["life_loss"] is True
+    assert told["provenance"]["real_steps"] == 60
+
+    code, out, _ = jedi("dream run/checkpoint --algo PPO --steps 64 --lanes 2 --horizon 5 --episodes 1 --json")
+    told = json.loads(out)
+    assert code == 0
+    assert (told["algo"], told["imagined_steps"], told["real"]["episodes"]) == ("PPO", 64, 1)
+    code, out, _ = jedi("dream run/checkpoint --steps 64 --lanes 2 --horizon 5 --episodes 1")
+    assert code == 0
+    assert "PPO: 64 dream steps" in out
+    assert "over 1 real games" in out

@@ -1,0 +1,231 @@
+"""What survives: saved whole or not at all, taken up again exactly, and never mixed with another run."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import trainers.state
+from jedi_env.errors import RunError, UsageError
+from tests.tiny_dream import tiny_checkpoint
+from tests.trainers.fakes import ACTIONS, MICRO, TOY, random_weights
+from trainers.collect import Progress
+from trainers.state import open_run, saved_states
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Open the run in ``tmp_path / "run"``; everything is closed in the end."""
+    states = []
+
+    def open_it(config=MICRO, game=TOY, seed=0, run_dir=None):
+        states.append(open_run(run_dir or tmp_path / "run", config, game, seed, ACTIONS, CPU))
+        return states[-1]
+
+    yield open_it
+    for state in states:
+        state.replay.close()
+
+
+def live(state, epoch):
+    """Change everything that a state holds."""
+    for seed, (_, part) in enumerate(sorted(state._parts().items())):
+        if isinstance(part, torch.nn.Module):
+            random_weights(part, seed + 100 * epoch)
+    for optim, module in (
+        (state.agent_optim, state.agent),
+        (state.world_model_optim, state.world_model),
+        (state.decoder_optim, state.decoder),
+    ):
+        optim.step(sum(parameter.square().sum() for parameter in module.parameters()))
+    state.replay.append(np.full((64, 64, 3), epoch, np.uint8), epoch, 1.0, False)
+    state.epoch = epoch
+    state.first_steps += 7
+    state.imagined_steps += 11
+    state.scores.append({"mean": 0.1 * epoch})
+    return Progress(epoch, [0, 1, epoch], 2.5 * epoch)
+
+
+def everything(state):
+    tensors = {name: tensor.clone() for name, tensor in state._tensors().items()}
+    facts = (state.epoch, state.first_steps, state.imagined_steps, state.collector, state.log_size, list(state.scores))
+    return tensors, facts, state.replay.steps.tolist(), state.replay.pixels.tobytes()
+
+
+def assert_same(first, second):
+    assert first[1:] == second[1:]
+    assert first[0].keys() == second[0].keys()
+    for name, tensor in first[0].items():
+        assert torch.equal(tensor, second[0][name]), name
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_saved_state_is_taken_up_exactly(opened):
+    state = opened()
+    state.collector, state.log_size = live(state, 1), 123
+    state.save(123, state.collector)
+    assert_same(everything(opened()), everything(state))
+    assert opened().collector == Progress(1, [0, 1, 1], 2.5)
+
+
+def test_what_happened_since_is_forgotten(opened):
+    state = opened()
+    state.collector = live(state, 1)
+    state.save(0, state.collector)
+    saved = everything(state)
+    live(state, 2)
+    state.replay.flush()
+    assert_same(everything(opened()), saved)
+
+
+def test_a_fresh_run_follows_from_its_seed_alone(opened, tmp_path):
+    torch.manual_seed(1)
+    first = opened(run_dir=tmp_path / "a")
+    before = torch.get_rng_state()
+    second = opened(run_dir=tmp_path / "b")
+    assert torch.equal(torch.get_rng_state(), before)  # and nobody else's numbers change
+    other = opened(run_dir=tmp_path / "c", seed=1)
+    assert_same(everything(first), everything(second))
+    weights = [state.world_model.denoiser.conv_in.weight for state in (first, other)]
+    assert not torch.equal(*weights)
+    assert first.epoch == 0
+
+
+def test_only_the_two_newest_states_are_kept(opened, tmp_path):
+    state = opened()
+    for epoch in (1, 2, 3, 11):
+        state.save(0, live(state, epoch))
+    assert [path.name for path in saved_states(tmp_path / "run")] == ["epoch-000003", "epoch-000011"]
+    assert opened().epoch == 11
+
+
+def tear_tensors(monkeypatch):
+    def torn(tensors, path):
+        Path(path).write_bytes(b"half of i")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainers.state, "save_file", torn)
+
+
+def tear_facts(monkeypatch):
+    def torn(path, text):
+        path.write_bytes(text[:9].encode())
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", torn)
+
+
+def tear_rename(monkeypatch):
+    def torn(source, target):
+        raise OSError("gone")
+
+    monkeypatch.setattr(trainers.state.os, "replace", torn)
+
+
+@pytest.mark.parametrize("tear", [tear_tensors, tear_facts, tear_rename])
+def test_an_interrupted_save_leaves_the_state_before_it(opened, tmp_path, monkeypatch, tear):
+    state = opened()
+    state.collector = live(state, 1)
+    state.save(0, state.collector)
+    saved = everything(state)
+    progress = live(state, 2)
+    with monkeypatch.context() as patch:
+        tear(patch)
+        with pytest.raises((OSError, KeyboardInterrupt)):
+            state.save(0, progress)
+    again = opened()
+    assert_same(everything(again), saved)
+    again.save(0, live(again, 2))  # over the litter
+    assert opened().epoch == 2
+    assert not list((tmp_path / "run" / "state").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, r"seed \(there 0, asked for 1\)"),
+        ({"game": "Breakout"}, r"game \(there 'ToyGame-v0', asked for 'Breakout'\)"),
+        (
+            {"config": replace(MICRO, fit_agent=replace(MICRO.fit_agent, batch=5))},
+            r"config\.fit_agent\.batch \(there 4, asked for 5\)",
+        ),
+        ({"config": replace(MICRO, final_epochs=9)}, r"config\.final_epochs \(there 1, asked for 9\)"),
+    ],
+)
+def test_another_run_is_refused_by_the_name_of_what_differs(opened, tmp_path, change, named):
+    state = opened()
+    state.save(0, live(state, 1))
+    live(state, 2)
+    state.replay.flush()
+    before = files(tmp_path / "run")
+    with pytest.raises(UsageError, match=named):
+        opened(**change)
+    assert files(tmp_path / "run") == before
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(opened, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        opened()
+    assert files(tmp_path / "run") == {"thesis.tex": b"precious"}
+
+
+def test_a_checkpoint_is_no_run(opened, tmp_path):
+    tiny_checkpoint().save(tmp_path / "run")
+    before = files(tmp_path / "run")
+    with pytest.raises(UsageError, match="something else than a run"):
+        opened()
+    assert files(tmp_path / "run") == before
+
+
+def test_a_file_is_no_run(opened, tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(UsageError, match="is a file"):
+        opened()
+    assert (tmp_path / "run").read_text() == "precious"
+
+
+def test_an_empty_folder_will_do(opened, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert opened().epoch == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["game"] == TOY
+
+
+def test_a_damaged_configuration_is_told(opened, tmp_path):
+    opened()
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        opened()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agent": replace(MICRO.agent, channels=(4, 4))},
+        {"agent": replace(MICRO.agent, channels=(4,) * 4, down=(True,) * 4)},
+        {"world_model": replace(MICRO.world_model, denoiser=replace(MICRO.world_model.denoiser, depths=(1, 1)))},
+        {"world_model": replace(MICRO.world_model, encoder=replace(MICRO.world_model.encoder, patch=7))},
+    ],
+)
+def test_networks_that_cannot_be_are_refused_before_anything_is_written(opened, tmp_path, change):
+    with pytest.raises(UsageError, match="cannot be built, or do not fit together"):
+        opened(config=replace(MICRO, **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pixel_model_needs_no_decoder(opened):
+    state = opened(config=replace(MICRO, fit_world_model=replace(MICRO.fit_world_model, decoder_every=0)))
+    assert state.decoder is None
+    assert state.decoder_optim is None
+    state.save(0, Progress())
+    assert not any(name.startswith("decoder") for name in state._tensors())
