@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from jedi_env import hub
@@ -95,6 +96,8 @@ def load_diamond(
     """
     path, game = _locate(path_or_game, game)
     ours = {_rename(name): tensor for name, tensor in _read(path).items()}
+    if contexts is not None:
+        _check_contexts(contexts)
     embedding = ours.get("denoiser.action_embedding.weight")
     if embedding is None or embedding.ndim != 2:
         raise CheckpointError(
@@ -133,9 +136,21 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} could not be read as a file of plain tensors ({type(error).__name__}); nothing in it was run."
         ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds more than tensors by name: it is no state dict of DIAMOND's agent.")
-    return {str(name): tensor for name, tensor in state.items()}
+    if not isinstance(state, Mapping) or not all(_is_plain(value) for value in state.values()):
+        raise CheckpointError(
+            f"{path} holds something else than dense float tensors by name: it is no state dict of DIAMOND's agent."
+        )
+    tensors: dict[str, Tensor] = {str(name): tensor for name, tensor in state.items()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(f"{path} has weights that are not finite: {_some(broken)}.")
+    return tensors
+
+
+def _is_plain(value: object) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and value.is_floating_point()
 
 
 def _rename(name: str) -> str:
@@ -155,15 +170,23 @@ def _fill(model: WorldModel, tensors: Mapping[str, Tensor], path: Path) -> None:
     for what, names in (("lacks", missing), ("has unknown", foreign), ("has other shapes of", shapes)):
         if names:
             raise CheckpointError(f"{path} {what} {_some(names)}: it is no checkpoint of DIAMOND's Atari agent.")
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(f"{path} has weights that are not finite: {_some(broken)}.")
     model.load_state_dict(dict(tensors))
 
 
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def _check_contexts(contexts: Context) -> None:
+    k, shape = WORLD_MODEL.context_length, (3, 64, 64)
+    frames, actions = contexts.frames, contexts.actions
+    fits = frames.ndim == 5 and frames.shape[1:] == (k, *shape) and actions.shape == (len(frames), k - 1)
+    if not fits or frames.dtype != torch.float32 or actions.dtype != torch.int64 or len(frames) == 0:
+        raise UsageError(
+            f"The contexts are frames {frames.dtype} {tuple(frames.shape)} and actions {actions.dtype} "
+            f"{tuple(actions.shape)}; give at least one: float32 {('N', k, *shape)} and int64 {('N', k - 1)}."
+        )
 
 
 def _play_for_contexts(model: WorldModel, game: str | None, number: int = 64, apart: int = 12) -> Context:
@@ -173,6 +196,12 @@ def _play_for_contexts(model: WorldModel, game: str | None, number: int = 64, ap
     from jedi_env.envs.real import make_pixels
 
     env = make_pixels(game)
+    if not isinstance(env.action_space, Discrete) or env.action_space.n != model.num_actions:
+        env.close()
+        raise UsageError(
+            f"The checkpoint is of a game with {model.num_actions} actions, and {game} has the space "
+            f"{env.action_space}: write game= with the right one, or give contexts=."
+        )
     generator = torch.Generator().manual_seed(0)
     k = model.context_length
     pixels, actions, begun = [torch.from_numpy(env.reset(seed=0)[0])], [0], 0

@@ -17,6 +17,7 @@ from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Context, DreamState, ModelState, Prediction, Transition
 
 NO_HORIZON = 2**62  # an age that no dream reaches
+CHUNK = 256  # contexts lived through at once, so that a large bank needs no more memory than a wide dream
 
 
 Advance = Callable[[ModelState, Tensor, LaneNoise, int | None], tuple[ModelState, Prediction]]
@@ -89,7 +90,8 @@ class Dream:
     def set_contexts(self, contexts: Context) -> None:
         """Replace the bank of starting points; dreams under way go on."""
         with torch.inference_mode(False), self._autocast:
-            self._beginnings = self.model.begin(contexts)  # once, so that a reset is a gather
+            parts = [self.model.begin(contexts[i : i + CHUNK]) for i in range(0, len(contexts), CHUNK)]
+        self._beginnings = ModelState.join(parts)  # once, so that a reset is a gather
 
     def reset(
         self,

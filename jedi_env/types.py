@@ -11,7 +11,7 @@ it can be pickled, sliced, expanded and moved as one thing.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self, SupportsIndex
 
@@ -58,6 +58,15 @@ class Record:
     def clone(self) -> Self:
         """Return a record with memory of its own."""
         return self.map(torch.clone)
+
+    @classmethod
+    def join(cls, records: Sequence[Self]) -> Self:
+        """Return the lanes of all ``records``, one after another."""
+        joined: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(record, field.name) for record in records]
+            joined[field.name] = type(values[0]).join(values) if isinstance(values[0], Record) else torch.cat(values)
+        return cls(**joined)
 
     def where(self, mask: Tensor, other: Self) -> Self:
         """Return a record that is ``self`` in the lanes where ``mask`` (bool, B) holds and ``other`` elsewhere."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,8 +51,8 @@ class List:
 class Train:
     """Train world model and agent on the real game; the same command resumes.
 
-    Every field of the preset is a flag too, for example ``--fit-agent.batch 64`` or ``--world-model.switching 0``, to be
-    written after the game; ``--dry-run`` prints them all.
+    Every field of the preset is a flag too, to be written after the game, for example ``--fit-agent.batch 64`` or
+    ``--world-model.switching 0``; ``--dry-run`` prints them all.
 
     Attributes:
         game: one of the 26 games (see ``jedi-env list``) or the id of a Gymnasium environment with image observations.
@@ -226,20 +228,28 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 or 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     command, rest = tyro.cli(Command, prog="jedi-env", description=__doc__, args=args, return_unknown_args=True)
-    try:
+    with exit_codes("jedi-env"):
         if rest and not isinstance(command, Train):
             name = type(command).__name__.lower()
             raise UsageError(f"Unknown arguments: {' '.join(rest)}. Write `jedi-env {name} --help` to see them all.")
         command.run(rest)
+
+
+@contextmanager
+def exit_codes(program: str) -> Iterator[None]:
+    """Say an error that was raised on purpose in its own sentence and exit: with 2 on bad usage, else with 1."""
+    try:
+        yield
     except UsageError as error:
-        print(f"jedi-env: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
     except JediEnvError as error:
-        print(f"jedi-env: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(
-            "jedi-env: interrupted; run the same command again to go on from the last completed epoch", file=sys.stderr
+            f"{program}: interrupted; run the same command again to go on from the last completed epoch",
+            file=sys.stderr,
         )
         sys.exit(1)
 

@@ -19,7 +19,9 @@ import tyro
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
 from jedi_env.envs.real import make_pixels
+from jedi_env.errors import UsageError
 from jedi_env.types import Segment
+from trainers.cli import exit_codes
 from trainers.collect import Collector
 from trainers.config import TrainConfig
 from trainers.evaluate import score_policy
@@ -55,6 +57,11 @@ class DemoConfig:
     steps: int = 150_000
     horizon: int = 25
     episodes: int = 30
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "horizon", "episodes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: write a whole number of at least 1.")
 
 
 def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
@@ -120,7 +127,8 @@ def main() -> None:
     """Run the demonstration from the command line and print what came out."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = tyro.cli(DemoConfig, description=__doc__)
-    summary = demo(config, DEMO)
+    with exit_codes("trainers.demo"):
+        summary = demo(config, DEMO)
     checkpoint = config.out / "checkpoint"
     agent, random = summary["agent"], summary["random"]
     print(

@@ -23,6 +23,7 @@ from jedi_env.sb3 import LatentCnn, make_dream, make_real
 from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score, protocol_of
 from trainers.log import progress
 
+FRAME_STACK = 4
 ROLLOUT = 32  # steps a lane between two updates: about the length of a dream
 MINIBATCH = 512
 BUFFER = 50_000  # transitions that an off-policy algorithm keeps: a latent one takes 32 kB
@@ -54,7 +55,9 @@ def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, hor
     known = algorithms()
     if name not in known:
         raise UsageError(f"Unknown algorithm {name!r}.{nearest(name, known)} Known here: {', '.join(known)}.")
-    dream = make_dream(checkpoint, lanes, horizon="checkpoint" if horizon is None else horizon)
+    dream = make_dream(
+        checkpoint, lanes, frame_stack=_stack(checkpoint), horizon="checkpoint" if horizon is None else horizon
+    )
     settings: dict[str, Any] = {"seed": seed, "device": "cpu"}
     if issubclass(known[name], OnPolicyAlgorithm | OffPolicyAlgorithm):  # ARS is neither: it reads flat observations
         settings |= {"gamma": 0.985, "policy_kwargs": {"features_extractor_class": LatentCnn}}
@@ -67,6 +70,11 @@ def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, hor
     if issubclass(known[name], PPO):
         settings |= {"batch_size": _minibatch(ROLLOUT * lanes), "n_epochs": 4, "learning_rate": 4e-4}
     return known[name]("MlpPolicy", dream, **settings)
+
+
+def _stack(checkpoint: Checkpoint) -> int:
+    """Return how many frames a policy sees: as many as the dream remembers, up to ``FRAME_STACK``."""
+    return min(FRAME_STACK, checkpoint.world_model.context_length)
 
 
 def _minibatch(size: int) -> int:
@@ -134,7 +142,7 @@ def score_on_reality(
         on_episode: called as each game ends.
         deterministic: the likeliest action instead of a drawn one.
     """
-    env = make_real(game, min(EVALUATION_LANES, episodes), checkpoint)
+    env = make_real(game, min(EVALUATION_LANES, episodes), checkpoint, frame_stack=_stack(checkpoint))
     env.seed(EVALUATION_SEED)
 
     def tell(local: dict[str, Any], _: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
             seed: of the noise stream; None: the stream goes on (a fresh one at the first reset).
             options: at most one of ``contexts`` (an index into the bank), ``frames`` with ``actions`` (dream on from
                 real history: uint8 ``(K, 64, 64, 3)`` and the K-1 actions between them) and ``state`` (from
-                :meth:`clone_state`).
+                :meth:`clone_state`, which brings its own noise stream, whatever ``seed`` says).
 
         Raises:
             UsageError: a wrong seed or option; nothing was reset.

@@ -117,7 +117,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
                 ones at the first reset).
             options: ``reset_mask`` (bool ``(n,)``: only these lanes); at most one of ``contexts`` (an index into the
                 bank, one a lane), ``frames`` with ``actions`` (dream on from real history) and ``state`` (from
-                :meth:`clone_state`). For lanes that the mask leaves out, these are ignored. Not changed.
+                :meth:`clone_state`, which brings its own noise streams, whatever ``seed`` says). For lanes that the mask leaves out, these are ignored. Not changed.
 
         Raises:
             UsageError: a wrong seed or option; nothing was reset.

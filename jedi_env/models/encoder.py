@@ -9,6 +9,7 @@ only one that knows which of the two papers a model follows. It is not the agent
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,7 @@ def _standard_deviation_floor() -> float:
 class LatentEncoder(nn.Module):
     """Pixels -> bounded latent frame of shape ``frame_shape`` (16, 8, 8 by default)."""
 
+    inverse = None  # nothing draws a latent but a probe that was trained to
     mean_image: Tensor
     latent_mean: Tensor
     latent_std: Tensor
@@ -153,6 +155,11 @@ class PixelEncoder(nn.Module):
         """Cut off at [-1, 1] and round down to one of 256 levels, as DIAMOND does."""
         frame = frame.clamp(-1, 1)
         return frame.add(1).mul(127.5).floor().div(127.5).sub(1) if self.config.quantise else frame
+
+    @property
+    def inverse(self) -> Self:
+        """What draws a frame: this encoder itself."""
+        return self
 
     def decode(self, frame: Tensor) -> Tensor:
         """Return the pixels (uint8 B 64 64 3) that a frame (B 3 64 64) shows."""

@@ -114,9 +114,7 @@ class WorldModel(nn.Module):
     @property
     def decoder(self) -> Decoder | PixelEncoder | None:
         """What draws frames for people, if there is anything."""
-        if isinstance(self.encoder, PixelEncoder):
-            return self.encoder
-        return self._decoder[0] if self._decoder else None
+        return self._decoder[0] if self._decoder else self.encoder.inverse
 
     def attach_decoder(self, decoder: Decoder) -> None:
         """Let ``decoder`` draw this model's frames."""

@@ -17,9 +17,6 @@ from tiny_dream import PIXEL, tiny_checkpoint
 
 from jedi_env.envs.single import DreamEnv
 from jedi_env.errors import UsageError
-from jedi_env.types import DreamState
-
-ATARI = ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "DOWNLEFT"]
 
 
 def counting(*, bank=5, horizon=6, protocol=None, world=None, **arguments):

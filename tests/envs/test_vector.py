@@ -334,7 +334,7 @@ class TestResetOptions:
         play(env, [[1, 2], [0, 1]])
         state = env.clone_state()
         later = play(env, [[1, 1], [2, 2]])
-        observations, _ = env.reset(options={"state": state})
+        observations, _ = env.reset(seed=77, options={"state": state})  # the noise is the state's
         same(play(env, [[1, 1], [2, 2]]), later)
         assert places(observations) == places(state.model.frames[:, -1])
 

@@ -176,9 +176,9 @@ def test_every_preset_resolves_to_itself(jedi, preset):
 
 
 def test_a_flag_of_the_preset_before_the_game_is_never_taken_for_something_else(jedi):
-    code, out, err = jedi("train --bank 9 Breakout --dry-run")
+    code, out, err = jedi("train --bank 9 Breakout --dry-run")  # 9 would be the game
     assert (code, out) == (2, "")
-    assert "--bank" in err
+    assert "Missing argument" in err
 
 
 def test_list_tells_which_games_have_a_dream(jedi, here, monkeypatch):
