@@ -14,16 +14,18 @@ from jedi_env.games import GAMES
 if TYPE_CHECKING:
     from jedi_env import metrics
     from jedi_env.checkpoint import Checkpoint
+    from jedi_env.diamond import load_diamond
     from jedi_env.envs.check import check_vector_env
     from jedi_env.envs.real import make_real
 
     __version__: str
 
-__all__ = ["GAMES", "Checkpoint", "__version__", "check_vector_env", "make_real", "metrics"]
+__all__ = ["GAMES", "Checkpoint", "__version__", "check_vector_env", "load_diamond", "make_real", "metrics"]
 
 _HOME = {
     "Checkpoint": "jedi_env.checkpoint",
     "check_vector_env": "jedi_env.envs.check",
+    "load_diamond": "jedi_env.diamond",
     "make_real": "jedi_env.envs.real",
 }
 
