@@ -24,6 +24,7 @@ MAY_IMPORT = {
         "jedi_env.games",
         "jedi_env.metrics",
         "jedi_env.checkpoint",
+        "jedi_env.diamond",
         "jedi_env.envs.check",
         "jedi_env.envs.real",
     },

@@ -117,13 +117,14 @@ class Eval:
         """Score."""
         from trainers.evaluate import score_checkpoint
 
-        episodes, device = _at_least_one(self.episodes, "--episodes"), resolve_device(self.device)
+        _check(("--episodes", self.episodes, 1), ("--seed", self.seed, 0))
+        device = resolve_device(self.device)
         folder = self.path / "checkpoint" if (self.path / "checkpoint").is_dir() else self.path
         if not folder.is_dir():
             raise UsageError(f"There is no folder {folder}. Write a run directory or a checkpoint folder.")
         if (folder / "state").is_dir():
             raise UsageError(f"The run in {folder} has no checkpoint yet: let `jedi-env train` come to its end first.")
-        score = score_checkpoint(Checkpoint.load(folder, device), episodes, self.seed)
+        score = score_checkpoint(Checkpoint.load(folder, device), self.episodes, self.seed)
         if self.json:
             print(json.dumps(score.to_json()))
             return
@@ -160,13 +161,14 @@ class Dream:
         """Train in the dream, score on reality."""
         from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
 
-        steps, lanes = _at_least_one(self.steps, "--steps"), _at_least_one(self.lanes, "--lanes")
+        _check(("--steps", self.steps, 1), ("--lanes", self.lanes, 1), ("--episodes", self.episodes, 0))
+        _check(("--seed", self.seed, 0))
         checkpoint = _open(self.dream)
         if self.episodes and checkpoint.game is None:
             raise UsageError("This dream names no real game to play: write --episodes 0.")
-        model = make_algorithm(self.algo, checkpoint, lanes, self.seed, self.horizon)
+        model = make_algorithm(self.algo, checkpoint, self.lanes, self.seed, self.horizon)
         curve = Curve()
-        model.learn(steps, callback=[curve, ProgressBar(steps, f"{self.algo} in the dream")])
+        model.learn(self.steps, callback=[curve, ProgressBar(self.steps, f"{self.algo} in the dream")])
         if self.save is not None:
             model.save(self.save)
         dreamed = curve.points[-1][1] if curve.points else None
@@ -272,10 +274,11 @@ def _dream_of(game: str) -> str | None:
     return None if path is None else str(path)
 
 
-def _at_least_one(value: int, flag: str) -> int:
-    if value < 1:
-        raise UsageError(f"{flag} is {value}; write a whole number of at least 1.")
-    return value
+def _check(*flags: tuple[str, int, int]) -> None:
+    """Refuse a flag whose value is less than the least that is allowed: (flag, value, least)."""
+    for flag, value, least in flags:
+        if value < least:
+            raise UsageError(f"{flag} is {value}; write a whole number of at least {least}.")
 
 
 if __name__ == "__main__":

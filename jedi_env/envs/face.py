@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from jedi_env.checkpoint import Checkpoint, find_checkpoint
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream
 from jedi_env.errors import UsageError, nearest
+from jedi_env.noise import lane_keys
 from jedi_env.types import Context, DreamState, Transition
 
 DEFAULT_HORIZON = 50
@@ -233,8 +235,8 @@ class Face:
         between = taken[:, k - need :].astype(np.int64)
         return Context(encoded, torch.as_tensor(between, device=device))
 
-    def checked_state(self, state: object, lanes: int) -> DreamState:
-        """Return a copy of ``state`` on the dream's device, having checked that it fits."""
+    def checked_state(self, state: object, lanes: int, seeds: Sequence[int] | None = None) -> DreamState:
+        """Return a copy of ``state`` on the dream's device, having checked that it fits; with ``seeds``, on new noise."""
         if not isinstance(state, DreamState):
             raise UsageError(f"A state is what clone_state() returned, not {type(state).__name__}.")
         lane = torch.zeros(1, dtype=torch.int64, device=self.dream.device)
@@ -249,7 +251,10 @@ class Face:
                 f"The state is of another world model, of frames {given[0][1][1:]}, and this one's are "
                 f"{wanted[0][1][1:]}: restore it where it was cloned, or in an environment of the same checkpoint."
             )
-        return state.to(self.dream.device).clone()
+        own = state.to(self.dream.device).clone()
+        if seeds is None:
+            return own
+        return replace(own, key=lane_keys(seeds, self.dream.device), count=torch.zeros_like(own.count))
 
     def _decode(self, frames: Tensor) -> Tensor:
         decoder = self.model.decoder

@@ -90,7 +90,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
             seed: of the noise stream; None: the stream goes on (a fresh one at the first reset).
             options: at most one of ``contexts`` (an index into the bank), ``frames`` with ``actions`` (dream on from
                 real history: uint8 ``(K, 64, 64, 3)`` and the K-1 actions between them) and ``state`` (from
-                :meth:`clone_state`, which brings its own noise stream, whatever ``seed`` says).
+                :meth:`clone_state`, which goes on with its own noise, or with the seed's).
 
         Raises:
             UsageError: a wrong seed or option; nothing was reset.
@@ -104,7 +104,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
         if given.get("frames") is not None:
             context = self.face.history(given["frames"], given["actions"], 1)
         if given.get("state") is not None:
-            state = self.face.checked_state(given["state"], 1)
+            state = self.face.checked_state(given["state"], 1, None if seed is None else [seed])
         super().reset(seed=seed)
         if seed is None and not self.face.begun:
             seed = int(self.np_random.integers(2**62))

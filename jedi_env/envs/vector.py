@@ -117,7 +117,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
                 ones at the first reset).
             options: ``reset_mask`` (bool ``(n,)``: only these lanes); at most one of ``contexts`` (an index into the
                 bank, one a lane), ``frames`` with ``actions`` (dream on from real history) and ``state`` (from
-                :meth:`clone_state`, which brings its own noise streams, whatever ``seed`` says). For lanes that the mask leaves out, these are ignored. Not changed.
+                :meth:`clone_state`, which goes on with its own noise, or with a seed's: so forks of one dream part).
+                For lanes that the mask leaves out, these are ignored. Not changed.
 
         Raises:
             UsageError: a wrong seed or option; nothing was reset.
@@ -133,7 +134,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         if given.get("frames") is not None:
             context = self.face.history(given["frames"], given["actions"], lanes)
         if given.get("state") is not None:
-            state = self.face.checked_state(given["state"], lanes)
+            state = self.face.checked_state(given["state"], lanes, seeds)
 
         if seeds is None and not self.face.begun:
             seeds = self.np_random.integers(2**62, size=lanes).tolist()

@@ -290,7 +290,7 @@ class TestInfo:
 HISTORY = np.zeros((K + 2, 64, 64, 3), dtype=np.uint8)
 HISTORY[..., 0] = 50 + 2 * np.arange(K + 2)[:, None, None]  # places 50, 52, ... 60
 HISTORY[..., 1] = 9  # start 9
-BETWEEN = np.full(K + 1, 2)
+BETWEEN = np.array([0, 1, 2, 3, 1])
 
 
 class TestResetOptions:
@@ -316,7 +316,7 @@ class TestResetOptions:
         assert places(observations) == [60, 61 if lead else 60]
         assert starts_of(observations) == [9, 10 if lead else 9]
         assert observations[0, 0::3].ravel().tolist() == [54, 56, 58, 60]
-        assert env.clone_state().model.actions.tolist() == [[2] * (K - 1)] * 2
+        assert env.clone_state().model.actions.tolist() == [[2, 3, 1]] * 2
         assert places(env.step(np.array([1, 2]))[0]) == [61, 63 if lead else 62]
         assert (frames == before).all()
 
@@ -334,9 +334,22 @@ class TestResetOptions:
         play(env, [[1, 2], [0, 1]])
         state = env.clone_state()
         later = play(env, [[1, 1], [2, 2]])
-        observations, _ = env.reset(seed=77, options={"state": state})  # the noise is the state's
+        observations, _ = env.reset(options={"state": state})
         same(play(env, [[1, 1], [2, 2]]), later)
         assert places(observations) == places(state.model.frames[:, -1])
+
+    def test_a_seed_parts_the_forks_of_one_state(self):
+        env = tiny(4)
+        env.reset(seed=3)
+        fork = env.clone_state()[1].repeat(4)
+        together, _ = env.reset(options={"state": fork})
+        after = env.step([0, 0, 0, 0])[0]
+        parted, _ = env.reset(seed=[5, 6, 7, 5], options={"state": fork})
+        np.testing.assert_array_equal(together, parted)
+        apart = env.step([0, 0, 0, 0])[0]
+        assert np.abs(after - after[0]).max() == pytest.approx(0, abs=1e-5)
+        assert np.abs(apart[0] - apart[3]).max() == pytest.approx(0, abs=1e-5)
+        assert np.abs(apart[0] - apart[1]).max() > 1e-3
 
     @pytest.mark.parametrize(
         ("options", "there"),

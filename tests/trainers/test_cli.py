@@ -78,6 +78,9 @@ def anything_in(folder):
         ("dream Breakout", "There is no dream of 'Breakout'"),
         ("dream Breakout --steps 0", "--steps is 0"),
         ("dream Breakout --lanes 0", "--lanes is 0"),
+        ("dream Breakout --episodes -1", "--episodes is -1"),
+        ("dream Breakout --seed -1", "--seed is -1"),
+        ("eval . --seed -1", "--seed is -1"),
         ("info Qbrt", "Did you mean 'Qbert'?"),
         ("info Qbert", "There is no dream of 'Qbert'"),
     ],
@@ -119,6 +122,14 @@ def test_a_damaged_checkpoint_is_a_failure(jedi, here):
         code, out, err = jedi(command)
         assert (code, out) == (1, "")
         assert "model.safetensors" in err
+
+
+@pytest.mark.parametrize(("flags", "said"), [("--algo PP0", "Did you mean 'PPO'?"), ("--horizon 0", "horizon is 0")])
+def test_what_a_dream_cannot_be_trained_with_is_told(jedi, here, flags, said):
+    tiny_checkpoint().save(here / "dream")
+    code, out, err = jedi(f"dream dream {flags}")
+    assert (code, out) == (2, "")
+    assert said in err
 
 
 def test_a_run_without_a_checkpoint_yet_is_told(jedi, here):

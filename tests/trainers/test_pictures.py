@@ -11,6 +11,11 @@ from tests.tiny_dream import LATENT, PIXEL, tiny_checkpoint
 from trainers.pictures import GAP, SCALE, imagine, save_curves, save_strip
 
 
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def segment(batch, steps):
     generator = torch.Generator().manual_seed(0)
     return Segment(
@@ -45,7 +50,7 @@ def test_a_strip_has_three_rows_a_lane_and_a_column_a_step(tmp_path):
     model = tiny_checkpoint(decoder=True).world_model
     real = segment(2, 6)
     save_strip(model, real, tmp_path / "new" / "strip.png")
-    image = np.asarray(Image.open(tmp_path / "new" / "strip.png"))
+    image = read(tmp_path / "new" / "strip.png")
     cell = 64 + GAP
     assert image.shape == (6 * cell * SCALE, 4 * cell * SCALE, 3)
     small = image[::SCALE, ::SCALE]
@@ -61,7 +66,7 @@ def test_a_strip_has_three_rows_a_lane_and_a_column_a_step(tmp_path):
 def test_curves_are_drawn(tmp_path):
     def drawn(curves):
         save_curves(curves, tmp_path / "curve.png", "steps", "return")
-        return np.asarray(Image.open(tmp_path / "curve.png"))
+        return read(tmp_path / "curve.png")
 
     one = drawn({"PPO": [(0, 0.0), (10, 1.0)]})
     two = drawn({"PPO": [(0, 0.0), (10, 1.0)], "A2C": [(0, 1.0), (10, 0.0)]})

@@ -1,5 +1,7 @@
 """Stable-Baselines3 in a dream: every algorithm runs and learns something; its policy is scored on whole games."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -109,6 +111,15 @@ def test_a_policy_is_scored_on_whole_unclipped_games(checkpoint):
     assert (score.game, len(score.returns), score.protocol) == ("FourActions-v0", 10, {})
     assert all(value % 5 == 0 for value in score.returns)
     assert len(ended) >= 10
+
+
+def test_a_dream_that_remembers_less_shows_less(checkpoint):
+    short = tiny_checkpoint(replace(LATENT, context_length=2), game="FourActions-v0")
+    model = make_algorithm("PPO", short, LANES, 0, 10)
+    (channels, *_), (full, *_) = (c.world_model.frame_shape for c in (short, checkpoint))
+    assert model.observation_space.shape[0] == 2 * channels
+    assert make_algorithm("PPO", checkpoint, LANES, 0, 10).observation_space.shape[0] == 4 * full
+    assert len(score_on_reality(model, "FourActions-v0", short, 1).returns) == 1
 
 
 def test_a_deterministic_policy_scores_the_same_twice(checkpoint):
