@@ -236,7 +236,7 @@ class Face:
         return Context(encoded, torch.as_tensor(between, device=device))
 
     def checked_state(self, state: object, lanes: int, seeds: Sequence[int] | None = None) -> DreamState:
-        """Return a copy of ``state`` on the dream's device, having checked that it fits; with ``seeds``, on new noise."""
+        """Return a copy of ``state`` on the dream's device, if it fits; with ``seeds``, on their noise."""
         if not isinstance(state, DreamState):
             raise UsageError(f"A state is what clone_state() returned, not {type(state).__name__}.")
         lane = torch.zeros(1, dtype=torch.int64, device=self.dream.device)
