@@ -88,8 +88,9 @@ def test_the_same_generators_give_the_same_model_and_others_another(replay):
     assert not same(first.snapshot(), other.snapshot())
 
 
-def test_the_model_is_left_in_evaluation_mode_calibrated_on_the_replay(replay):
-    fitting = Fitting(replay)
+@pytest.mark.parametrize("freeze_encoder_after", [0, 3, 4])
+def test_the_model_is_left_in_evaluation_mode_calibrated_on_the_replay(replay, freeze_encoder_after):
+    fitting = Fitting(replay, replace(SETTINGS, freeze_encoder_after=freeze_encoder_after))
     fitting.fit(4)
     encoder = fitting.model.encoder
     assert not any(module.training for module in fitting.model.modules())

@@ -88,8 +88,9 @@ def test_what_happened_since_is_forgotten(opened):
 
 def test_a_fresh_run_follows_from_its_seed_alone(opened, tmp_path):
     torch.manual_seed(1)
-    first = opened(run_dir=tmp_path / "a")
     before = torch.get_rng_state()
+    first = opened(run_dir=tmp_path / "a")
+    torch.manual_seed(1)
     second = opened(run_dir=tmp_path / "b")
     assert torch.equal(torch.get_rng_state(), before)  # and nobody else's numbers change
     other = opened(run_dir=tmp_path / "c", seed=1)
