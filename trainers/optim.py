@@ -50,18 +50,20 @@ class Optim:
         """Descend ``loss`` by one update; return the gradient norm of each module before clipping.
 
         Raises:
-            RunError: the loss is not finite; nothing was changed.
+            RunError: the loss or a gradient is not finite; nothing was changed.
         """
-        if not torch.isfinite(loss):
-            raise RunError(
-                f"The loss became {loss.item()} after {self.updates} updates; no weight was changed. Look at the "
-                f"logged losses and gradient norms for when it began, and resume with a lower learning rate."
-            )
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         norms = {}
         for name, module, config in self._parts:
             norms[f"grad_norm_{name}"] = nn.utils.clip_grad_norm_(_trainable(module), config.max_grad_norm)
+        if not torch.isfinite(torch.stack([loss.detach(), *norms.values()])).all():
+            self._adam.zero_grad(set_to_none=True)
+            found = ", ".join(f"{name} {value.item():.3g}" for name, value in {"loss": loss, **norms}.items())
+            raise RunError(
+                f"Not finite after {self.updates} updates; no weight was changed ({found}). Look at the logged losses "
+                "and gradient norms for when it began, and resume with a lower learning rate."
+            )
         for group in self._adam.param_groups:
             group["lr"] = group["base_lr"] * min(1.0, (self.updates + 1) / max(1, group["warmup"]))
         self._adam.step()

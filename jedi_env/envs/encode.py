@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+CHUNK = 4  # images encoded at once: with more a single lane waits for padding, with fewer many lanes are slow
+
 Pixels = NDArray[np.uint8]
 Observation = NDArray[Any]
 Action = Any  # an int, or an array for a Box: the game's space says
@@ -92,11 +94,25 @@ def latent_frames(model: FrameEncoder, device: torch.device) -> Frames:
     import torch
 
     def encode(pixels: Pixels) -> Observation:
-        with torch.inference_mode():
-            frames: NDArray[np.float32] = model.encode(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+        frames: NDArray[np.float32] = encode_apart(model, torch.from_numpy(pixels).to(device)).float().cpu().numpy()
         return frames
 
     return Frames(encode, Box(-model.bound, model.bound, model.frame_shape, np.float32), axis=0)
+
+
+def encode_apart(model: FrameEncoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Return frames ``(B, C, H, W)`` of ``pixels`` (uint8 ``(B, 64, 64, 3)``), each the same whatever the others are.
+
+    The last bits of a convolution depend on the size of the batch, for which its library picks another way to add up.
+    So all batches are of one size here; then reality and a dream of the same pixels show the same frames to the bit.
+    """
+    import torch
+
+    number = len(pixels)
+    padding = pixels.new_zeros(-number % CHUNK, *pixels.shape[1:])
+    with torch.no_grad():
+        parts = [model.encode(part) for part in torch.cat((pixels, padding)).split(CHUNK)]
+    return torch.cat(parts)[:number]
 
 
 class FrameStack:

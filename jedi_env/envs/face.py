@@ -19,6 +19,7 @@ from torch import Tensor
 from jedi_env.checkpoint import Checkpoint, find_checkpoint
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream
+from jedi_env.envs.encode import encode_apart
 from jedi_env.errors import UsageError, nearest
 from jedi_env.noise import lane_keys
 from jedi_env.types import Context, DreamState, Transition
@@ -230,8 +231,8 @@ class Face:
                 f"frames, each from 0 to {self.model.num_actions - 1}."
             )
         device = self.dream.device
-        with torch.no_grad():
-            encoded = self.model.encode(torch.from_numpy(pixels[:, -need:].copy()).to(device))
+        shown = torch.from_numpy(pixels[:, -need:].copy()).to(device).flatten(0, 1)
+        encoded = encode_apart(self.model, shown).unflatten(0, (lanes, need))
         between = taken[:, k - need :].astype(np.int64)
         return Context(encoded, torch.as_tensor(between, device=device))
 

@@ -229,3 +229,14 @@ def test_a_module_without_parameters_is_passed_over():
     linear = nn.Linear(1, 1)
     optim = Optim({"none": (nn.Identity(), OptimConfig()), "linear": (linear, OptimConfig())})
     assert set(optim.step(linear.weight.sum())) == {"grad_norm_linear"}
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    module = torch.nn.Linear(2, 1)
+    optim = Optim({"only": (module, OptimConfig())})
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    # The square root is finite at zero, and its slope is not.
+    with pytest.raises(RunError, match=r"grad_norm_only (nan|inf)"):
+        optim.step((module.weight.sum() * 0.0).abs().sqrt())
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert optim.updates == 0
