@@ -413,7 +413,7 @@ class _Bridge(VecEnv):
 
 
 class LatentCnn(BaseFeaturesExtractor):
-    """Reads stacked latents ``(stack*C, H, W)``: a convolution, one residual block, a 2x2 pool and a linear layer.
+    """Reads stacked latents ``(stack*C, H, W)``: a convolution, a 2x2 pool, one residual block and a linear layer.
 
     Use it as ``policy_kwargs={"features_extractor_class": LatentCnn}`` with ``"MlpPolicy"``. ``NatureCNN`` is for
     images: its strides leave nothing of an 8x8 latent.
@@ -424,7 +424,7 @@ class LatentCnn(BaseFeaturesExtractor):
         width: channels of the convolutions.
     """
 
-    def __init__(self, observation_space: spaces.Space[Any], features_dim: int = 256, width: int = 64) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], features_dim: int = 256, width: int = 32) -> None:
         shape = observation_space.shape
         is_float = observation_space.dtype is not None and observation_space.dtype.kind == "f"
         if shape is None or len(shape) != 3 or min(shape[1:]) < 2 or not is_float:
@@ -434,7 +434,7 @@ class LatentCnn(BaseFeaturesExtractor):
             )
         super().__init__(observation_space, features_dim)
         channels, rows, columns = shape
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.MaxPool2d(2))
         self.block = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
@@ -443,7 +443,6 @@ class LatentCnn(BaseFeaturesExtractor):
         )
         self.head = nn.Sequential(
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(width * (rows // 2) * (columns // 2), features_dim),
             nn.ReLU(),

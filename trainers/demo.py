@@ -54,7 +54,7 @@ class DemoConfig:
     out: Path = Path("runs/demo")
     game: str = "Breakout"
     seed: int = 0
-    steps: int = 150_000
+    steps: int = 100_000
     horizon: int = 25
     episodes: int = 30
 

@@ -36,7 +36,7 @@ def algorithms() -> dict[str, type[BaseAlgorithm]]:
         import sb3_contrib
     except ImportError:
         return known
-    return known | {name: getattr(sb3_contrib, name) for name in ("QRDQN", "TRPO", "ARS")}
+    return known | {name: getattr(sb3_contrib, name) for name in ("RecurrentPPO", "QRDQN", "TRPO", "ARS")}
 
 
 def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, horizon: int | None) -> BaseAlgorithm:
@@ -65,11 +65,13 @@ def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, hor
         settings |= {"n_steps": ROLLOUT, "gae_lambda": 0.95}
     if issubclass(known[name], OffPolicyAlgorithm):
         settings |= {"buffer_size": BUFFER}
-    if issubclass(known[name], PPO | A2C):
+    clipped = (PPO, known.get("RecurrentPPO", PPO))
+    if issubclass(known[name], (A2C, *clipped)):
         settings |= {"ent_coef": 0.01}
-    if issubclass(known[name], PPO):
+    if issubclass(known[name], clipped):
         settings |= {"batch_size": _minibatch(ROLLOUT * lanes), "n_epochs": 4, "learning_rate": 4e-4}
-    return known[name]("MlpPolicy", dream, **settings)
+    policy = next(policy for policy in ("MlpPolicy", "MlpLstmPolicy") if policy in known[name].policy_aliases)
+    return known[name](policy, dream, **settings)
 
 
 def _stack(checkpoint: Checkpoint) -> int:

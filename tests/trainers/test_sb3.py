@@ -37,10 +37,10 @@ def checkpoint():
 
 
 def test_all_algorithms_for_discrete_actions_are_known():
-    assert set(algorithms()) == {"PPO", "A2C", "DQN", "QRDQN", "TRPO", "ARS"}
+    assert set(algorithms()) == {"PPO", "A2C", "DQN", "RecurrentPPO", "QRDQN", "TRPO", "ARS"}
 
 
-@pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "QRDQN", "TRPO", "ARS"])
+@pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "RecurrentPPO", "QRDQN", "TRPO", "ARS"])
 def test_every_algorithm_learns_in_the_dream(checkpoint, name):
     model = make_algorithm(name, checkpoint, LANES, seed=0, horizon=10)
     before = {key: tensor.clone() for key, tensor in model.policy.state_dict().items()}
