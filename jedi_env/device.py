@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sys
+from importlib.util import find_spec
 
 import torch
 
@@ -50,16 +54,22 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def resolve_compile(compile: bool | str, device: torch.device) -> bool:
-    """Return whether to compile; ``"auto"`` is on CUDA only, where it pays for the wait.
+    """Return whether to compile; ``"auto"`` is on CUDA only, where it pays for the wait, and if it can be done there.
 
     Raises:
-        UsageError: neither a bool nor ``"auto"``.
+        UsageError: neither a bool nor ``"auto"``, or there is nothing to compile with.
     """
-    if isinstance(compile, bool):
-        return compile
-    if compile != "auto":
+    if not isinstance(compile, bool) and compile != "auto":
         raise UsageError(f"compile is {compile!r}. Write True, False or 'auto'.")
-    return device.type == "cuda"
+    if not compile or (compile == "auto" and device.type != "cuda"):
+        return False
+    missing = _missing_compiler(device)
+    if missing and compile is True:
+        raise UsageError(
+            f"compile=True on {device} needs {missing}, which is not there: install it, or write compile='auto' or "
+            "False."
+        )
+    return missing is None
 
 
 def say_once(message: str) -> None:
@@ -67,6 +77,19 @@ def say_once(message: str) -> None:
     if message not in _said:
         _said.add(message)
         logger.warning(message)  # what a user sees without configuring anything
+
+
+def _missing_compiler(device: torch.device) -> str | None:
+    """Return what ``torch.compile`` would ask for in vain, and that only at the first step."""
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            return "triton"
+        own = "CC" in os.environ or sys.platform == "win32"  # Triton for Windows brings its compiler along
+        return None if own or shutil.which("gcc") or shutil.which("clang") else "a C compiler (gcc)"
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
+        return None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
+    return None
 
 
 def _has_bfloat16(device: torch.device) -> bool:

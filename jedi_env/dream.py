@@ -1,7 +1,8 @@
 """Dream: batched dreaming on tensors; every face (Gymnasium, Stable-Baselines3, the native trainer) only translates.
 
 A dream knows when it ends (the model says so, or the horizon is reached), starts anew in any of its lanes, and can be
-cloned and restored. It knows the world model by the Protocol below alone, and nothing of Gymnasium, agents or training.
+cloned and restored. Nothing in it has gradients, whatever the model: a state remembers what was, not how it came to be.
+It knows the world model by the Protocol below alone, and nothing of Gymnasium, agents or training.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Dream:
         self.model = model
         self._compile = compile
         self._advance = self._make_advance()
-        self.horizon = NO_HORIZON if horizon is None else horizon
+        self.horizon = NO_HORIZON if horizon is None else min(horizon, NO_HORIZON)
         self.sampler_steps = sampler_steps
         self.device = contexts.frames.device
         self._autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
@@ -87,12 +88,14 @@ class Dream:
         advance: Advance = self.model.advance
         return torch.compile(advance, dynamic=None) if self._compile else advance
 
+    @torch.no_grad()
     def set_contexts(self, contexts: Context) -> None:
         """Replace the bank of starting points; dreams under way go on."""
         with torch.inference_mode(False), self._autocast:
             parts = [self.model.begin(contexts[i : i + CHUNK]) for i in range(0, len(contexts), CHUNK)]
         self._beginnings = ModelState.join(parts)  # once, so that a reset is a gather
 
+    @torch.no_grad()
     def reset(
         self,
         seeds: Sequence[int] | None,
@@ -134,6 +137,7 @@ class Dream:
         """Begin anew in the lanes where ``mask`` (bool B) holds; their noise streams go on."""
         self.reset(None, mask=mask)
 
+    @torch.no_grad()
     def step(self, actions: Tensor, restart: Tensor | None = None) -> Transition:
         """Dream one step in every lane.
 

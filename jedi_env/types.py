@@ -61,7 +61,9 @@ class Record:
 
     @classmethod
     def join(cls, records: Sequence[Self]) -> Self:
-        """Return the lanes of all ``records``, one after another."""
+        """Return the lanes of all ``records``, one after another; a single record is returned as it is."""
+        if len(records) == 1:
+            return records[0]
         joined: dict[str, Any] = {}
         for field in fields(cls):
             values = [getattr(record, field.name) for record in records]

@@ -1,6 +1,8 @@
 """What "auto" means for device, precision and compilation, and errors for what is not there."""
 
 import logging
+import shutil
+import sys
 
 import pytest
 import torch
@@ -64,11 +66,63 @@ class TestDtype:
 
 
 class TestCompile:
+    @pytest.fixture(autouse=True)
+    def _a_machine_with(self, monkeypatch):
+        """Whatever is here, pretend that these are."""
+        self.there = {"triton", "gcc", "g++"}
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setattr(shutil, "which", lambda name: name if name in self.there else None)
+        monkeypatch.setattr(device, "find_spec", lambda name: name if name in self.there else None)
+
     @pytest.mark.parametrize("on", [CPU, CUDA])
     def test_auto_is_on_cuda_only(self, on):
         assert resolve_compile("auto", on) is (on is CUDA)
         assert resolve_compile(True, on) is True
         assert resolve_compile(False, on) is False
+
+    @pytest.mark.parametrize(
+        ("on", "there", "missing"),
+        [
+            (CUDA, {"gcc", "g++"}, r"cuda:0 needs triton,"),
+            (CUDA, {"triton", "g++"}, r"cuda:0 needs a C compiler \(gcc\),"),
+            (CPU, {"triton", "gcc"}, r"cpu needs a C\+\+ compiler \(g\+\+\),"),
+        ],
+    )
+    def test_without_a_compiler_auto_does_not_and_true_cannot(self, on, there, missing):
+        self.there = there
+        assert resolve_compile("auto", on) is False
+        assert resolve_compile(False, on) is False
+        with pytest.raises(UsageError, match=missing + r".* write compile='auto' or False"):
+            resolve_compile(True, on)
+
+    def test_a_compiler_may_be_named_as_torch_and_triton_read_it(self, monkeypatch):
+        self.there = {"triton", "c++-14"}
+        monkeypatch.setenv("CC", "cc")
+        monkeypatch.setenv("CXX", "c++-14")
+        assert resolve_compile("auto", CUDA)
+        assert resolve_compile(True, CPU)
+        monkeypatch.setenv("CXX", "g++")
+        with pytest.raises(UsageError, match=r"a C\+\+ compiler \(g\+\+\)"):
+            resolve_compile(True, CPU)
+
+    @pytest.mark.parametrize(
+        ("platform", "on", "there"),
+        [
+            ("win32", CUDA, {"triton"}),
+            ("win32", CPU, {"cl"}),
+            ("darwin", CPU, {"clang++"}),
+            ("linux", CUDA, {"clang", "triton"}),
+        ],
+    )
+    def test_other_platforms_have_other_compilers(self, monkeypatch, platform, on, there):
+        monkeypatch.setattr(sys, "platform", platform)
+        self.there = there
+        assert resolve_compile(True, on)
+        self.there = set()
+        with pytest.raises(UsageError, match="needs"):
+            resolve_compile(True, on)
 
     @pytest.mark.parametrize("compile", ["yes", 1, None])
     def test_others_are_refused(self, compile):

@@ -279,6 +279,26 @@ def test_a_step_never_writes_into_the_state_before_it():
             assert same(state, kept)
 
 
+def test_a_dream_has_no_gradients_even_if_its_model_has():
+    class Learning(Counting):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.ones((), requires_grad=True)
+
+        def begin(self, context):
+            return super().begin(context.map(lambda tensor: tensor * self.weight.to(tensor.dtype)))
+
+        def advance(self, state, actions, noise, steps=None):
+            return super().advance(replace(state, frames=state.frames * self.weight), actions, noise, steps)
+
+    dream = Dream(Learning(), bank(), horizon=None)
+    dream.reset([0, 1, 2], context=bank(3))
+    assert not any(tensor.requires_grad for tensor in tensors(dream.state))
+    dream.step(actions_for(3))
+    dream.restart(torch.tensor([True, False, False]))
+    assert not any(tensor.requires_grad for tensor in tensors(dream.state))
+
+
 def test_a_dream_forks_into_twins_and_twins_part_by_their_actions():
     dream = real_dream([1, 2])
     dream.step(actions_for(2))

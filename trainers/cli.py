@@ -137,7 +137,7 @@ class Dream:
 
     Attributes:
         dream: a game with a dream on this machine (see ``jedi-env list``), or a checkpoint folder, or hub://owner/repo.
-        algo: PPO, A2C, DQN; with sb3-contrib also QRDQN, TRPO, ARS.
+        algo: PPO, A2C, DQN; with sb3-contrib also RecurrentPPO, QRDQN, TRPO, ARS.
         steps: dream steps to learn from.
         lanes: dreams side by side.
         horizon: dream steps an episode; default: the checkpoint's recommendation.

@@ -92,7 +92,7 @@ TINY = TrainConfig(
 DEMO = replace(
     TINY,
     collect=replace(TINY.collect, total_steps=25_000, first_steps=25_000, first_steps_limit=25_000),
-    fit_world_model=replace(TINY.fit_world_model, first_updates=3_500),
+    fit_world_model=replace(TINY.fit_world_model, first_updates=3_000),
     fit_agent=replace(TINY.fit_agent, first_updates=0),
     evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
 )

@@ -6,9 +6,9 @@ It translates between NumPy and the :class:`jedi_env.dream.Dream` within; episod
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,20 @@ KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 
 CheckpointArgument = str | os.PathLike[str] | Checkpoint | None
 HorizonArgument = int | Literal["checkpoint"] | None
+
+
+class Generators(Protocol):
+    """What Gymnasium's environments, single and vector, tell of their random numbers."""
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """The generator; made when first asked for."""
+        ...
+
+    @property
+    def np_random_seed(self) -> int | None:
+        """Its seed, or -1 if that is not known."""
+        ...
 
 
 class Face:
@@ -70,12 +84,12 @@ class Face:
     ) -> None:
         if obs_type not in OBS_TYPES:
             raise UsageError(f"obs_type is {obs_type!r}.{nearest(str(obs_type), OBS_TYPES)} Write 'latent' or 'rgb'.")
-        if isinstance(info_keys, str):
-            raise UsageError(f"info_keys is {info_keys!r}: write a tuple of names, such as ({info_keys!r},).")
+        if isinstance(info_keys, str) or not isinstance(info_keys, Collection):
+            raise UsageError(f"info_keys is {info_keys!r}: write a tuple of names, such as ({INFO_KEYS[0]!r},).")
         for key in info_keys:
             if key not in INFO_KEYS:
                 raise UsageError(f"Unknown info key {key!r}.{nearest(str(key), INFO_KEYS)} There are: {INFO_KEYS}.")
-        if horizon != "checkpoint" and horizon is not None:
+        if not (horizon is None or (isinstance(horizon, str) and horizon == "checkpoint")):
             check_positive("horizon", horizon, "or None for no limit")
         if sampler_steps is not None:
             check_positive("sampler_steps", sampler_steps, "or None for what the checkpoint recommends")
@@ -98,8 +112,9 @@ class Face:
             )
         self.obs_type, self.frame_stack, self.info_keys = obs_type, frame_stack, tuple(info_keys)
         self.horizon = (self.checkpoint.horizon or DEFAULT_HORIZON) if horizon == "checkpoint" else horizon
-        if "auto" in (device, dtype):
-            say_once(f"jedi_env: dreaming on {on} in {str(precision).removeprefix('torch.')}.")
+        if "auto" in (device, dtype, compile):
+            how = f"{str(precision).removeprefix('torch.')}{', compiled' if compiled else ''}"
+            say_once(f"jedi_env: dreaming on {on} in {how}.")
         self.dream = Dream(
             self.model,
             self.checkpoint.contexts,
@@ -169,10 +184,11 @@ class Face:
             return {(str(action),): action for action in range(min(10, len(meanings)))}
         return pressed
 
-    def actions(self, actions: ArrayLike | Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return ``actions`` as int64 ``shape`` on the dream's device, having checked every one.
+    def actions(self, actions: ArrayLike | Tensor, shape: tuple[int, ...], *, wait: bool = True) -> Tensor:
+        """Return ``actions`` as int64 ``shape`` on the dream's device, having checked them.
 
-        Tensors on the device are checked by shape and type only: looking at their values would wait for the device.
+        Unless ``wait``, tensors elsewhere than on the CPU are checked by shape and type only: looking at their values
+        would wait for the device.
         """
         wanted = f"one int a lane, shape {shape}," if shape else "an int"
         number = self.model.num_actions
@@ -182,7 +198,7 @@ class Face:
                     f"The actions are {actions.dtype} of shape {tuple(actions.shape)}; give {wanted} from 0 to "
                     f"{number - 1}."
                 )
-            if actions.device.type != "cpu":
+            if not wait and actions.device.type != "cpu":
                 return actions.to(self.dream.device, torch.int64)
         array = as_array(actions, "The action")
         if array.shape != shape or array.dtype.kind not in "iu":
@@ -264,6 +280,12 @@ class Face:
         with torch.no_grad():
             pixels: Tensor = decoder.decode(frames)
         return pixels
+
+
+def unnamed_seed(env: Generators) -> int:
+    """Return the seed of a first reset that names none: ``env.np_random_seed``, so that giving it repeats the dream."""
+    told = env.np_random_seed
+    return int(env.np_random.integers(2**62)) if told is None or told < 0 else told  # -1: the caller set np_random
 
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:

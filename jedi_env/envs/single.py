@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, check_options
+from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, as_array, check_options, unnamed_seed
 from jedi_env.envs.pixels import check_seed
 from jedi_env.envs.window import Window
 from jedi_env.errors import UsageError
@@ -35,7 +35,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
         horizon: steps until ``truncated``; ``"checkpoint"``: its recommendation, else 50; None: no limit.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         dtype: precision of the arithmetic: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``.
-        compile: whether to compile the model; ``"auto"``: on CUDA.
+        compile: whether to compile the model; ``"auto"``: on CUDA, where there is a compiler.
         sampler_steps: denoising steps a frame; None: as the checkpoint says.
         info_keys: ``"reward_probs"`` (3,) and ``"termination_prob"`` to put into ``info``.
         render_mode: None, ``"rgb_array"`` or ``"human"`` (needs the ``[play]`` extra).
@@ -89,8 +89,9 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
         Args:
             seed: of the noise stream; None: the stream goes on (a fresh one at the first reset).
             options: at most one of ``contexts`` (an index into the bank), ``frames`` with ``actions`` (dream on from
-                real history: uint8 ``(K, 64, 64, 3)`` and the K-1 actions between them) and ``state`` (from
-                :meth:`clone_state`, which goes on with its own noise, or with the seed's).
+                real history: uint8 ``(K, 64, 64, 3)`` and the K-1 actions between them, of which the last frames that
+                the model remembers count) and ``state`` (from :meth:`clone_state`, which goes on with its own noise,
+                or with the seed's).
 
         Raises:
             UsageError: a wrong seed or option; nothing was reset.
@@ -107,7 +108,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
             state = self.face.checked_state(given["state"], 1, None if seed is None else [seed])
         super().reset(seed=seed)
         if seed is None and not self.face.begun:
-            seed = int(self.np_random.integers(2**62))
+            seed = unnamed_seed(self)
         self.face.dream.reset(None if seed is None else [seed], contexts=contexts, context=context)
         if state is not None:
             self.face.dream.state = state
@@ -126,7 +127,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
             raise UsageError("step() before reset(): call reset() first.")
         if bool(self.face.dream.state.done[0]):
             raise UsageError("step() after the end of the episode: call reset() first.")
-        array = np.asarray(action)
+        array = as_array(action, "The action")
         checked = self.face.actions(array, ()) if array.ndim == 0 else self.face.actions(array, (1,))
         transition = self.face.dream.step(checked.reshape(1))
         prediction = transition.prediction

@@ -16,7 +16,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, as_array, check_options, check_positive
+from jedi_env.envs.face import (
+    CheckpointArgument,
+    Face,
+    HorizonArgument,
+    as_array,
+    check_options,
+    check_positive,
+    unnamed_seed,
+)
 from jedi_env.envs.window import Window, tile
 from jedi_env.errors import UsageError, nearest
 from jedi_env.types import DreamState
@@ -45,7 +53,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         horizon: steps until ``truncated``; ``"checkpoint"``: its recommendation, else 50; None: no limit.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         dtype: precision of the arithmetic: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``.
-        compile: whether to compile the model; ``"auto"``: on CUDA.
+        compile: whether to compile the model; ``"auto"``: on CUDA, where there is a compiler.
         sampler_steps: denoising steps a frame; None: as the checkpoint says.
         autoreset_mode: one of Gymnasium's three, or its value (``"SameStep"``, ``"NextStep"``, ``"Disabled"``).
         output: ``"numpy"`` or ``"torch"``.
@@ -116,9 +124,10 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             seed: an int gives lane i the stream of ``seed + i``; or one seed a lane. None: the streams go on (fresh
                 ones at the first reset).
             options: ``reset_mask`` (bool ``(n,)``: only these lanes); at most one of ``contexts`` (an index into the
-                bank, one a lane), ``frames`` with ``actions`` (dream on from real history) and ``state`` (from
-                :meth:`clone_state`, which goes on with its own noise, or with a seed's: so forks of one dream part).
-                For lanes that the mask leaves out, these are ignored. Not changed.
+                bank, one a lane), ``frames`` with ``actions`` (dream on from real history: uint8 ``(K, 64, 64, 3)`` and
+                the K-1 actions between them, for all lanes or with a leading lane axis; the last frames that the model
+                remembers count) and ``state`` (from :meth:`clone_state`, which goes on with its own noise, or with a
+                seed's: so forks of one dream part). For lanes that the mask leaves out, these are ignored. Not changed.
 
         Raises:
             UsageError: a wrong seed or option; nothing was reset.
@@ -134,15 +143,15 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         if given.get("frames") is not None:
             context = self.face.history(given["frames"], given["actions"], lanes)
         if given.get("state") is not None:
-            state = self.face.checked_state(given["state"], lanes, seeds)
+            state = self._checked_state(given["state"], seeds, mask)
 
         if seeds is None and not self.face.begun:
-            seeds = self.np_random.integers(2**62, size=lanes).tolist()
+            seeds = self._checked_seeds(unnamed_seed(self))
+        elif seeds is not None and mask is None:
+            super().reset(seed=seeds[0])  # np_random
         dream.reset(seeds, mask=mask, contexts=contexts, context=context)
         if state is not None:
             dream.state = state if mask is None else state.where(mask, dream.state)
-        if seeds is not None and mask is None:
-            self._np_random_seed = seeds[0]
         if self.render_mode == "human":
             self.render()
         return self._give(self.face.observe()), {}
@@ -151,7 +160,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """Dream one step in every lane.
 
         Args:
-            actions: one int a lane, ``(n,)``.
+            actions: one int a lane, ``(n,)``. With ``output="torch"`` the numbers in a tensor on the device are not
+                looked at, which would wait for it: one that is out of range fails in CUDA's own way.
 
         Raises:
             UsageError: before the first reset, wrong actions, or an ended lane in mode DISABLED; nothing was changed.
@@ -159,7 +169,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         self._check_open()
         if not self.face.begun:
             raise UsageError("step() before reset(): call reset() first.")
-        checked = self.face.actions(actions, (self.num_envs,))
+        checked = self.face.actions(actions, (self.num_envs,), wait=self.output == "numpy")
         dream = self.face.dream
         restart = None
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
@@ -195,10 +205,11 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """Go on from ``state``, exactly; the state itself is not touched.
 
         Raises:
-            UsageError: it is no state, or has another number of lanes or another model's frames.
+            UsageError: it is no state, or has another number of lanes or another model's frames, or (in mode
+                SAME_STEP, where no lane ever waits for a reset) a lane that has ended.
         """
         self._check_open()
-        self.face.dream.state = self.face.checked_state(state, self.num_envs)
+        self.face.dream.state = self._checked_state(state)
 
     def observe(self) -> Array:
         """Return the current observations, as after :meth:`restore_state`."""
@@ -279,6 +290,18 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         if not self.face.begun and not array.all():
             raise UsageError("The first reset must be of every lane: leave reset_mask out.")
         return None if array.all() else torch.as_tensor(array.copy(), device=self.face.dream.device)
+
+    def _checked_state(
+        self, state: object, seeds: Sequence[int] | None = None, mask: Tensor | None = None
+    ) -> DreamState:
+        checked = self.face.checked_state(state, self.num_envs, seeds)
+        ended = checked.done if mask is None else checked.done & mask
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and bool(ended.any()):
+            raise UsageError(
+                f"Lanes {ended.nonzero().flatten().tolist()} of the state have ended, and in mode SAME_STEP nothing "
+                "would begin them anew: take other lanes with state[i], or an environment of another autoreset_mode."
+            )
+        return checked
 
     def _checked_seeds(self, seed: int | Sequence[int] | NDArray[Any] | None) -> list[int] | None:
         if seed is None:

@@ -81,6 +81,12 @@ class TestSteps:
         env.reset(seed=1)
         assert [place(env.reset()[0]) for _ in range(10)] == going_on
 
+    def test_an_unnamed_seed_is_told_and_repeats_the_dream(self):
+        env, other = counting(bank=50), counting(bank=50)
+        first, _ = env.reset()
+        assert (other.reset(seed=env.np_random_seed)[0] == first).all()
+        same_state(env.clone_state(), other.clone_state())
+
     @pytest.mark.parametrize("seed", [-1, 1.0, True, [1], "1"])
     def test_a_wrong_seed_changes_nothing(self, seed):
         env = counting()

@@ -188,7 +188,7 @@ class TestTables:
         play(env, [[0] * 7, [END] * 7, [0] * 7])
         assert env.face.model.calls == [(7, 5)] * 3
 
-    @pytest.mark.parametrize("horizon", [None, 200])
+    @pytest.mark.parametrize("horizon", [None, 200, 2**70])
     def test_the_horizon_may_be_long_or_none(self, horizon):
         env = counting(1, horizon=3, mode=DISABLED)
         assert env.face.horizon == 3  # the checkpoint's
@@ -478,6 +478,31 @@ class TestSeeds:
         same(play(env, [[1, 2, 0]] * 8), play(other, [[1, 2, 0]] * 8))
         assert env.np_random_seed == 5
 
+    def test_np_random_is_gymnasiums(self):
+        env, base = counting(3), VectorEnv()
+        base.reset(seed=5)
+        env.reset(seed=5)
+        env.reset(seed=7, options={"reset_mask": mask_of(True, False, True)})  # some lanes' noise, not all of it
+        wanted = base.np_random.random()
+        assert (env.np_random.random(), env.np_random_seed) == (wanted, 5)
+        env.reset(seed=[5, 0, 0])
+        assert (env.np_random.random(), env.np_random_seed) == (wanted, 5)
+
+    def test_an_unnamed_seed_is_told_and_repeats_the_dream(self):
+        env, other = counting(3), counting(3)
+        first, _ = env.reset()
+        assert env.np_random_seed > 2**32
+        same(other.reset(seed=env.np_random_seed)[0], first)
+        same(play(other, [[1, 2, 0]] * 8), play(env, [[1, 2, 0]] * 8))
+
+    def test_a_generator_of_the_callers_is_drawn_from(self):
+        env, other, another = counting(3), counting(3), counting(3)
+        for one, seed in ((env, 1), (other, 1), (another, 2)):
+            one.np_random = np.random.default_rng(seed)
+            one.reset()
+        same_state(env.clone_state(), other.clone_state())
+        assert not set(env.clone_state().key.tolist()) & set(another.clone_state().key.tolist())
+
     def test_equal_seeds_dream_equal_dreams_and_others_do_not(self):
         env = counting(4)
         env.reset(seed=[3, 3, 4, 3])
@@ -548,6 +573,30 @@ class TestStates:
         )  # never reset
         other.restore_state(travelled)
         same(play(other, [[1, 1, 0], [2, 0, 1]] * 3), first)
+
+    def test_an_ended_lane_goes_on_only_where_it_will_begin_anew(self):
+        ended = counting(2, mode=DISABLED)
+        ended.reset(seed=0)
+        ended.step(np.array([1, END]))
+        state = ended.clone_state()
+        env = counting(2)
+        env.reset(seed=0)
+        before = env.clone_state()
+        sentence = r"Lanes \[1\] of the state have ended, and in mode SAME_STEP"
+        for restore in (env.restore_state, lambda state: env.reset(options={"state": state})):
+            with pytest.raises(UsageError, match=sentence):
+                restore(state)
+            same_state(env.clone_state(), before)
+        env.reset(options={"state": state, "reset_mask": mask_of(True, False)})
+        same_state(env.clone_state()[0], state[0])
+        next_step = counting(2, mode=NEXT_STEP)
+        next_step.restore_state(state)
+        next_step.step(np.array([1, 1]))
+        assert next_step.clone_state().age.tolist() == [2, 0]
+        again = counting(2, mode=DISABLED)
+        again.restore_state(state)
+        with pytest.raises(UsageError, match=r"Lanes \[1\] have ended"):
+            again.step(np.array([1, 1]))
 
     def test_observe_after_restoring(self):
         env = counting(2)
@@ -626,6 +675,20 @@ class TestActions:
         with pytest.raises(UsageError, match=sentence):
             env.step(actions)
         same_state(env.clone_state(), before)
+
+
+    @pytest.mark.gpu
+    def test_tensors_on_the_device_are_looked_at_unless_all_is_tensors(self):
+        arguments = {"checkpoint": tiny_checkpoint(), "device": "cuda", "dtype": "float32", "compile": False}
+        for output in ("numpy", "torch"):
+            env = DreamVectorEnv(2, output=output, **arguments)
+            env.reset(seed=0)
+            env.step(torch.tensor([0, NUM_ACTIONS - 1], device="cuda"))
+            with pytest.raises(UsageError, match=r"of shape \(1,\)"):
+                env.step(torch.tensor([0], device="cuda"))
+            if output == "numpy":
+                with pytest.raises(UsageError, match="out of range"):
+                    env.step(torch.tensor([0, NUM_ACTIONS], device="cuda"))
 
 
 class TestTorch:
@@ -841,9 +904,11 @@ class TestWrongArguments:
             ({"obs_type": "pixels"}, r"obs_type is 'pixels'.*Write 'latent' or 'rgb'"),
             ({"info_keys": ("reward_prob",)}, r"Unknown info key 'reward_prob'. Did you mean 'reward_probs'"),
             ({"info_keys": "reward_probs"}, r"info_keys is 'reward_probs': write a tuple"),
+            ({"info_keys": None}, r"info_keys is None: write a tuple of names, such as \('reward_probs',\)"),
             ({"horizon": 0}, r"horizon is 0: write a whole number of at least 1, or None for no limit"),
             ({"horizon": "long"}, r"horizon is 'long'"),
             ({"horizon": True}, r"horizon is True"),
+            ({"horizon": np.array([3, 4])}, r"horizon is array"),
             ({"sampler_steps": 0}, r"sampler_steps is 0"),
             ({"frame_stack": 0}, r"frame_stack is 0"),
             ({"frame_stack": 5}, r"frame_stack is 5.*remembers 4 frames: write a number from 1 to 4"),
