@@ -676,7 +676,6 @@ class TestActions:
             env.step(actions)
         same_state(env.clone_state(), before)
 
-
     @pytest.mark.gpu
     def test_tensors_on_the_device_are_looked_at_unless_all_is_tensors(self):
         arguments = {"checkpoint": tiny_checkpoint(), "device": "cuda", "dtype": "float32", "compile": False}
