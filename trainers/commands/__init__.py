@@ -1,0 +1,1 @@
+"""The verbs of the command line, one a file; ``trainers/cli.py`` puts them together."""

@@ -1,0 +1,63 @@
+"""``jedi-env dream``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from jedi_env.errors import UsageError
+from trainers.commands.common import check_least, open_dream
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Train a Stable-Baselines3 algorithm inside a dream, then play its policy on the real game.
+
+    Attributes:
+        dream: a game with a dream on this machine (see ``jedi-env list``), or a checkpoint folder, or hub://owner/repo.
+        algo: PPO, A2C, DQN; with sb3-contrib also RecurrentPPO, QRDQN, TRPO, ARS.
+        steps: dream steps to learn from.
+        lanes: dreams side by side.
+        horizon: dream steps an episode; default: the checkpoint's recommendation.
+        seed: of algorithm and dreams.
+        episodes: full real games to score it on; 0: none.
+        save: where to save the policy (Stable-Baselines3's zip).
+        json: print JSON.
+    """
+
+    dream: Positional[str]
+    algo: str = "PPO"
+    steps: int = 200_000
+    lanes: int = 64
+    horizon: int | None = None
+    seed: int = 0
+    episodes: int = 30
+    save: Path | None = None
+    json: bool = False
+
+    def run(self, rest: list[str]) -> None:
+        """Train in the dream, score on reality."""
+        from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
+
+        check_least(("--steps", self.steps, 1), ("--lanes", self.lanes, 1), ("--episodes", self.episodes, 0))
+        check_least(("--seed", self.seed, 0))
+        checkpoint = open_dream(self.dream)
+        if self.episodes and checkpoint.game is None:
+            raise UsageError("This dream names no real game to play: write --episodes 0.")
+        model = make_algorithm(self.algo, checkpoint, self.lanes, self.seed, self.horizon)
+        curve = Curve()
+        model.learn(self.steps, callback=[curve, ProgressBar(self.steps, f"{self.algo} in the dream")])
+        if self.save is not None:
+            model.save(self.save)
+        dreamed = curve.points[-1][1] if curve.points else None
+        result: dict[str, Any] = {"algo": self.algo, "imagined_steps": model.num_timesteps, "dream_return": dreamed}
+        told = f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {dreamed}"
+        if self.episodes and checkpoint.game is not None:
+            score = score_on_reality(model, checkpoint.game, checkpoint, self.episodes)
+            result["real"] = score.to_json()
+            told += f"\n{score.game}: {score.mean:.2f} +- {score.std:.2f} over {self.episodes} real games"
+        print(json.dumps(result) if self.json else told)
