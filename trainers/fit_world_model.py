@@ -18,6 +18,7 @@ from jedi_env.models.decoder import Decoder
 from jedi_env.models.encoder import effective_rank
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Segment
+from trainers.frozen_frames import FrozenFrames
 from trainers.optim import Optim, OptimConfig
 from trainers.replay import Replay, Sampling
 
@@ -80,6 +81,7 @@ def fit_world_model(
     generator: torch.Generator,
     decoder: Decoder | None = None,
     decoder_optim: Optim | None = None,
+    frozen: FrozenFrames | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Update the world model ``updates`` times, yielding what to log of each.
 
@@ -93,14 +95,17 @@ def fit_world_model(
         generator: draws noise, on the model's device.
         decoder: a probe to train beside it, on detached frames.
         decoder_optim: the probe's.
+        frozen: the replay's frames, kept from an earlier call; None: encoded anew once the encoder is frozen.
     """
     device = generator.device
+    frozen = frozen or FrozenFrames(world_model, replay, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision_bf16)
     length = world_model.context_length + config.denoising_steps - 1
 
     def draw(length: int) -> tuple[Tensor, Segment]:
-        segment = replay.segments(config.batch, length, config.sampling, rng).to(device)
-        return world_model.encode(segment.pixels), segment
+        rows, mask = replay.draw(config.batch, length, config.sampling, rng)
+        segment = replay.segment(rows, mask).to(device)
+        return world_model.encode(segment.pixels) if world_model.encoder.training else frozen.take(rows), segment
 
     world_model.train()
     if 0 < config.freeze_encoder_after <= optim.updates:  # in an earlier epoch, whose statistics stay

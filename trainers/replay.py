@@ -24,6 +24,7 @@ _PIXELS = np.dtype((np.uint8, PIXELS_SHAPE))
 _STEP = np.dtype([("action", "<i4"), ("reward", "<f4"), ("terminated", "?"), ("last", "?")])
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,11 @@ class Replay:
         self._steps_file.close()
 
     def segments(self, batch: int, length: int, sampling: Sampling, rng: np.random.Generator) -> Segment:
-        """Draw ``batch`` segments of ``length`` transitions.
+        """Draw ``batch`` segments of ``length`` transitions; :meth:`draw`, then :meth:`segment`."""
+        return self.segment(*self.draw(batch, length, sampling, rng))
+
+    def draw(self, batch: int, length: int, sampling: Sampling, rng: np.random.Generator) -> tuple[Ints, Bools]:
+        """Draw where ``batch`` segments of ``length`` transitions lie: rows ``(B, T+1)`` and mask ``(B, T)``.
 
         A segment covers a drawn transition at a random place, and may reach beyond either edge of its episode: there
         the edge's pixels are repeated and the mask is False. So an end stands at any place of a segment, not only at
@@ -124,9 +129,13 @@ class Replay:
         rows = start[:, None] + np.arange(length + 1)
         inside = np.clip(rows, first[:, None], last[:, None])
         mask = (rows[:, :-1] >= first[:, None]) & (rows[:, :-1] < last[:, None])
-        steps = self.steps[inside[:, :-1]]
+        return inside, mask
+
+    def segment(self, rows: Ints, mask: Bools) -> Segment:
+        """Read the segments that :meth:`draw` chose."""
+        steps = self.steps[rows[:, :-1]]
         return Segment(
-            pixels=torch.from_numpy(self.pixels[inside]),
+            pixels=torch.from_numpy(self.pixels[rows]),
             actions=torch.from_numpy(np.where(mask, steps["action"], 0).astype(np.int64)),
             rewards=torch.from_numpy(np.where(mask, steps["reward"], 0).astype(np.float32)),
             terminated=torch.from_numpy(steps["terminated"] & mask),

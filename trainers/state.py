@@ -30,6 +30,7 @@ from trainers.agent import ActorCritic
 from trainers.collect import Progress
 from trainers.config import TrainConfig
 from trainers.fit_world_model import make_optim
+from trainers.frozen_frames import FrozenFrames
 from trainers.optim import Optim, OptimConfig
 from trainers.randomness import Purpose, torch_rng
 from trainers.replay import Replay
@@ -55,6 +56,7 @@ class TrainState:
         collector: where the real game stands.
         log_size: bytes of ``metrics.jsonl`` that belong to completed epochs.
         scores: every evaluation so far.
+        frozen_frames: the replay encoded, once the encoder is frozen; nothing to save.
     """
 
     run_dir: Path
@@ -73,6 +75,10 @@ class TrainState:
     collector: Progress = field(default_factory=Progress)
     log_size: int = 0
     scores: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        device = next(self.world_model.parameters()).device
+        self.frozen_frames = FrozenFrames(self.world_model, self.replay, device)
 
     def save(self, log_size: int, collector: Progress) -> None:
         """Write the state of the epochs completed so far; whole or not at all."""

@@ -132,6 +132,7 @@ def fit_models(config: TrainConfig, state: TrainState, collector: Collector, dev
         torch_rng(state.seed, state.epoch, Purpose.WORLD_MODEL, device),
         state.decoder,
         state.decoder_optim,
+        state.frozen_frames,
     )
     metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: world model"))
     return {**metrics, **latent_health(state.world_model, state.replay, rng, device)}

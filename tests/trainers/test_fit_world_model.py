@@ -156,7 +156,7 @@ def test_once_frozen_it_encodes_in_fitting_as_it_does_in_play(replay, monkeypatc
     fitting.fit(2, seed=1)
     for frames, segment in seen:
         with torch.no_grad():
-            assert torch.equal(frames, fitting.model.encode(segment.pixels))
+            torch.testing.assert_close(frames, fitting.model.encode(segment.pixels), atol=2e-3, rtol=0)  # kept in half
 
 
 def test_a_frozen_run_resumed_equals_one_that_went_on(replay):
@@ -201,11 +201,9 @@ def test_the_default_factor_is_the_papers():
 def test_the_reward_model_reads_segments_of_its_own_length(replay, monkeypatch, reward_end_length, lengths):
     fitting = Fitting(replay, replace(SETTINGS, reward_end_length=reward_end_length))
     drawn, given = [], []
-    segments, loss = Replay.segments, fitting.model.loss
+    draw, loss = Replay.draw, fitting.model.loss
     monkeypatch.setattr(
-        Replay,
-        "segments",
-        lambda self, b, length, *rest: (drawn.append((b, length)), segments(self, b, length, *rest))[1],
+        Replay, "draw", lambda self, b, length, *rest: (drawn.append((b, length)), draw(self, b, length, *rest))[1]
     )
     monkeypatch.setattr(fitting.model, "loss", lambda *args: (given.append(args), loss(*args))[1])
     fitting.fit(2)
