@@ -43,4 +43,4 @@ class FrozenFrames:
         with torch.autocast(self._device.type, enabled=False):  # as the dream will see them
             chunks = (self._replay.pixels[start : start + _CHUNK].copy() for start in range(known, length, _CHUNK))
             parts = [self._world_model.encode(torch.from_numpy(chunk).to(self._device)) for chunk in chunks]
-        self._frames = torch.cat([self._frames[:known], *(part.half() for part in parts)])
+            self._frames = torch.cat([self._frames[:known], *(part.half() for part in parts)])
