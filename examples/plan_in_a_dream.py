@@ -2,6 +2,7 @@
 
 Random shooting (the simplest model-predictive control) against an agent without planning, both inside the dream. A
 state is cloned once and repeated into as many lanes as there are candidates: one batched model call a planned step.
+The copies get noise of their own: with the dream's they would see the very future that it is about to draw.
 
     python examples/plan_in_a_dream.py runs/demo/checkpoint
 """
@@ -11,7 +12,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 
-import jedi_env  # noqa: F401  # registers the ids
+import jedi_env
 from jedi_env.types import DreamState
 
 CANDIDATES, DEPTH = 64, 12
@@ -19,7 +20,7 @@ CANDIDATES, DEPTH = 64, 12
 
 def plan(planner: gym.vector.VectorEnv, state: DreamState, rng: np.random.Generator) -> int:
     """Return the first action of the candidate with the highest expected return from ``state`` (one lane)."""
-    planner.unwrapped.restore_state(state.repeat(CANDIDATES))
+    planner.reset(seed=int(rng.integers(2**31)), options={"state": state.repeat(CANDIDATES)})
     actions = rng.integers(planner.single_action_space.n, size=(DEPTH, CANDIDATES))
     returns, alive = np.zeros(CANDIDATES), np.ones(CANDIDATES)
     for step in range(DEPTH):
@@ -30,17 +31,17 @@ def plan(planner: gym.vector.VectorEnv, state: DreamState, rng: np.random.Genera
     return int(actions[0, np.argmax(returns)])
 
 
-def main(checkpoint: str, episodes: int = 20, horizon: int = 25) -> tuple[float, float]:
+def main(checkpoint: str | jedi_env.Checkpoint, episodes: int = 20, horizon: int = 25) -> tuple[float, float]:
     """Return (and print) the mean return of dream episodes with planning and without."""
-    env = gym.make("JEDIDream-v0", checkpoint=checkpoint, horizon=horizon)
+    env = gym.make("JEDIDream-v0", checkpoint=checkpoint, horizon=horizon, frame_stack=1)
     planner = gym.make_vec(
         "JEDIDream-v0",
         num_envs=CANDIDATES,
         checkpoint=checkpoint,
         horizon=None,
+        frame_stack=1,
         info_keys=("reward_probs", "termination_prob"),
     )
-    planner.reset(seed=0)
     rng = np.random.default_rng(0)
     means = []
     for planning in (True, False):

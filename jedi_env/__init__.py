@@ -1,7 +1,7 @@
 """jedi-env: learned Atari world models as Gymnasium environments.
 
-Importing this package registers the ids ``JEDIDream-v0`` and ``JEDIDream-<Game>-v0`` and nothing else: torch and the
-optional libraries are imported when a name below, or an environment, is first used.
+Importing this package registers the ids ``JEDIDream-v0``, ``JEDIDream-<Game>-v0`` and ``JEDICatch-v0`` and nothing
+else: torch and the optional libraries are imported when a name below, or an environment, is first used.
 """
 
 from importlib import import_module
@@ -57,6 +57,7 @@ def _register() -> None:
             vector_entry_point="jedi_env.envs.vector:DreamVectorEnv",
             kwargs={"game": game} if game else {},
         )
+    gymnasium.register(id="JEDICatch-v0", entry_point="jedi_env.envs.catch:CatchEnv")
 
 
 _register()

@@ -14,7 +14,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -190,6 +190,41 @@ class Checkpoint:
         return {CONFIG: text, **contents}
 
 
+def annotate(path: str | os.PathLike[str], *, metrics: Mapping[str, JSON], horizon: int | None = None) -> None:
+    """Change what the checkpoint at ``path`` says of itself, in one step; its tensors stay as they are, to the byte.
+
+    Args:
+        path: the folder.
+        metrics: what was measured; replaces the entries of these names and keeps the others.
+        horizon: the recommended dream steps an episode; None: as it is.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged; nothing was changed.
+        UsageError: this is nothing that could be loaded again; nothing was changed.
+    """
+    folder = _as_folder(path).resolve()
+    here = current(folder)
+    if not here.is_dir():
+        raise CheckpointError(f"There is no checkpoint at {folder}: no such folder.")
+    try:
+        config = _read_config(here)
+        files = {name: inside(here, name).read_bytes() for name in config.files}
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+    for name, record in config.files.items():
+        if checksum(files[name]) != record.sha256:
+            raise CheckpointError(f"{folder / name} is damaged, or is being replaced: nothing was changed.")
+    changed = replace(
+        config, metrics={**config.metrics, **metrics}, horizon=config.horizon if horizon is None else horizon
+    )
+    text = json.dumps(to_json(changed), indent=1).encode()
+    try:
+        _sketch(changed)
+    except CheckpointError as error:
+        raise UsageError(f"This could not be loaded again, so nothing was written. {error}") from error
+    replace_folder(folder, {CONFIG: text, **files}, ours=FILES)
+
+
 # Finding
 
 
@@ -255,14 +290,25 @@ def _no_dream(game: str) -> str:
     there = sorted({path.parent.name for home in homes() for path in home.glob(f"[!.]*/{CONFIG}")})
     train = f"`jedi-env train {game} --run-dir runs/{game}`, then checkpoint='runs/{game}/checkpoint'"
     return (
-        f"There is no dream of {game!r} in {', '.join(str(home) for home in homes())}.{nearest(game, GAMES)} "
-        f"Train one: {train}. Or pass checkpoint= with a folder or hub://owner/repo. "
+        f"There is no dream of {game!r} in {', '.join(str(home) for home in homes())}."
+        f"{'' if game in GAMES else nearest(game, GAMES)} Train one: {train} (or copy that folder to "
+        f"{homes()[0] / game}). Or name a folder or hub://owner/repo instead. "
         f"There are dreams of: {', '.join(there) or 'no game yet'}."
     )
 
 
 _loaded: dict[tuple[Path, torch.device], tuple[str, Checkpoint]] = {}
 _loading = threading.Lock()
+
+
+def _unlock() -> None:
+    """Give a forked process a lock of its own: the thread that held its parent's is not there to let go of it."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_unlock)
 
 
 def _shared(folder: Path, device: torch.device) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Where to compute and how precisely: what ``"auto"`` means, and a clear error for what is not there."""
+"""Where to compute and how precisely: what ``"auto"`` means, and clear errors for what is not there or does not fit."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
 
-from jedi_env.errors import UsageError, nearest
+from jedi_env.errors import RunError, UsageError, nearest
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _said: set[str] = set()
+# How torch says on a CPU that memory is short; on a GPU it has an error of its own.
+_TOO_MUCH = ("you tried to allocate", "Storage size calculation overflowed")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -70,6 +74,23 @@ def resolve_compile(compile: bool | str, device: torch.device) -> bool:
             "False."
         )
     return missing is None
+
+
+@contextmanager
+def enough_memory(lower: str) -> Iterator[None]:
+    """Turn running out of memory into a sentence that says what to ``lower``.
+
+    Raises:
+        RunError: there was not enough memory, on the GPU or beside it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not isinstance(error, MemoryError) and not on_gpu and not any(said in str(error) for said in _TOO_MUCH):
+            raise
+        reason = (str(error) or "allocation failed").splitlines()[0]
+        raise RunError(f"Not enough memory{' on the GPU' * on_gpu}: lower {lower}. ({reason})") from error
 
 
 def say_once(message: str) -> None:

@@ -31,7 +31,7 @@ class DreamModel(Protocol):
     context_length: int
 
     def begin(self, context: Context) -> ModelState:
-        """Return the state after living through ``context``."""
+        """Return the state after living through ``context``; its frames and actions are the context's."""
         ...
 
     def advance(
@@ -39,6 +39,25 @@ class DreamModel(Protocol):
     ) -> tuple[ModelState, Prediction]:
         """Imagine what ``actions`` (B,) lead to."""
         ...
+
+
+@torch.no_grad()
+def live_through(model: DreamModel, contexts: Context, dtype: torch.dtype = torch.float32) -> ModelState:
+    """Return the states after every context of a bank, where dreams of it begin.
+
+    Args:
+        model: the world model.
+        contexts: the bank; the states' frames and actions are its own memory, not a copy.
+        dtype: precision of the networks' arithmetic.
+    """
+    with torch.inference_mode(False), _precision(contexts.frames.device, dtype):
+        parts = [model.begin(contexts[i : i + CHUNK]) for i in range(0, len(contexts), CHUNK)]
+        hidden, cell = (torch.cat([getattr(part, name) for part in parts]) for name in ("hidden", "cell"))
+        return ModelState(contexts.frames.detach(), contexts.actions.detach(), hidden, cell)
+
+
+def _precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 class Dream:
@@ -51,6 +70,7 @@ class Dream:
         sampler_steps: denoising steps a frame; None: the model's.
         dtype: precision of the networks' arithmetic (the state stays float32).
         compile: compile the model's ``advance``, for any number of lanes.
+        beginnings: what :func:`live_through` made of these contexts, to be shared by many dreams; None: made here.
 
     Attributes:
         state: everything that is remembered, a :class:`DreamState`; there is none before the first reset.
@@ -67,6 +87,7 @@ class Dream:
         sampler_steps: int | None = None,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        beginnings: ModelState | None = None,
     ) -> None:
         self.model = model
         self._compile = compile
@@ -74,8 +95,9 @@ class Dream:
         self.horizon = NO_HORIZON if horizon is None else min(horizon, NO_HORIZON)
         self.sampler_steps = sampler_steps
         self.device = contexts.frames.device
-        self._autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
-        self.set_contexts(contexts)
+        self._dtype = dtype
+        self._autocast = _precision(self.device, dtype)
+        self._beginnings = live_through(model, contexts, dtype) if beginnings is None else beginnings
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_advance"}  # compiled code stays here
@@ -88,12 +110,9 @@ class Dream:
         advance: Advance = self.model.advance
         return torch.compile(advance, dynamic=None) if self._compile else advance
 
-    @torch.no_grad()
     def set_contexts(self, contexts: Context) -> None:
         """Replace the bank of starting points; dreams under way go on."""
-        with torch.inference_mode(False), self._autocast:
-            parts = [self.model.begin(contexts[i : i + CHUNK]) for i in range(0, len(contexts), CHUNK)]
-        self._beginnings = ModelState.join(parts)  # once, so that a reset is a gather
+        self._beginnings = live_through(self.model, contexts, self._dtype)  # once, so that a reset is a gather
 
     @torch.no_grad()
     def reset(

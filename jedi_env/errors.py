@@ -16,7 +16,7 @@ class UsageError(JediEnvError, ValueError):
 
 
 class CheckpointError(JediEnvError):
-    """A checkpoint is missing, damaged, foreign or from a newer version; nothing was loaded."""
+    """A checkpoint is missing, damaged, foreign or from a newer version; nothing was loaded (exit code 2)."""
 
 
 class RunError(JediEnvError, RuntimeError):

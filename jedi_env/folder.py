@@ -41,6 +41,18 @@ def replace_folder(folder: Path, files: Mapping[str, bytes], ours: Collection[st
         _discard(folder, leftover)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Make the file ``path`` hold ``content``, at once or not at all; for one writer at a time."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.unlink(missing_ok=True)  # a killed writer's
+    try:
+        _write_durably(aside, content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
 def current(folder: Path) -> Path:
     """Return where the content of ``folder`` is to be read: there, or aside in the moment of its replacement."""
     aside = [] if folder.exists() else _siblings(folder, "old")
@@ -67,7 +79,13 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raise :class:`CheckpointError` if a file in ``folder`` is a pickle or an archive like those of ``torch.save``."""
+    """Raise :class:`CheckpointError` if a file in ``folder`` is a pickle or an archive like those of ``torch.save``.
+
+    Recognised are pickles of the protocols 2 to 5, and zip archives, by their first bytes, in ``folder`` itself. Those
+    of the protocols 0 and 1 have no such sign, and folders within are not looked into. Safety does not rest on it:
+    nothing is ever unpickled, and no file but a checkpoint's own is opened for more than these bytes. It is so that
+    whoever has such a file learns of it.
+    """
     for path in sorted(folder.iterdir()):
         if not path.is_file():
             continue

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jedi_env.envs import real
+from jedi_env.envs.pixels import check_seed
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
@@ -83,6 +84,7 @@ def make_dream(
         UsageError: neither a game nor a checkpoint, or a wrong argument.
         CheckpointError: no dream of that game was found, or it is damaged.
     """
+    check_seed(seed)
     game = game_or_checkpoint if isinstance(game_or_checkpoint, str) and game_or_checkpoint in GAMES else None
     if (
         game is None
@@ -146,6 +148,7 @@ def make_real(
         UsageError: a wrong argument.
         CheckpointError: the encoder is missing or damaged.
     """
+    check_seed(seed)
     env = real.make_real(
         game_or_env_id,
         n_envs,
@@ -224,20 +227,26 @@ class _Bridge(VecEnv):
         self.metadata = {**env.metadata, **self.metadata}
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed lane i with ``seed + i`` at the next reset."""
-        return super().seed(None if seed is None else int(seed))
+        """Seed lane i with ``seed + i`` at the next reset; it is used once, even if that reset fails.
+
+        Raises:
+            UsageError: no whole number of at least 0, and not None.
+        """
+        return super().seed(check_seed(seed))
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        """Pass ``options`` to the next reset; a list must say the same for all lanes."""
+        """Pass ``options`` to the next reset, once, even if it fails; a list must say the same for all lanes."""
         if isinstance(options, list) and not all(data_equivalence(one, options[0], exact=True) for one in options):
             raise UsageError("A VectorEnv takes one dict of reset options for all lanes: pass a dict, not a list.")
         super().set_options(options)
 
     def reset(self) -> Observation:
         """Begin all episodes; the infos are in ``reset_infos``."""
-        observation, info = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
-        self._reset_seeds()
-        self._reset_options()
+        try:
+            observation, info = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        finally:
+            self._reset_seeds()
+            self._reset_options()
         for part in observation.values() if isinstance(observation, dict) else (observation,):
             if not isinstance(part, np.ndarray):
                 raise UsageError(

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self, SupportsIndex
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -31,12 +33,18 @@ class Record:
             changed[field.name] = value.map(function) if isinstance(value, Record) else function(value)
         return type(self)(**changed)
 
-    def __getitem__(self, index: SupportsIndex | slice | Tensor) -> Self:
-        """Return the lanes that ``index`` (int, slice, index or mask tensor) selects; an int keeps the axis.
+    def __getitem__(self, index: SupportsIndex | slice | Sequence[int] | NDArray[Any] | Tensor) -> Self:
+        """Return the lanes that ``index`` selects; an int keeps the axis.
+
+        Args:
+            index: an int, a slice, or several lanes: their numbers or a bool mask of all lanes, as a sequence, an array
+                or a tensor.
 
         Raises:
-            IndexError: an int beyond the last lane; so iterating over a record ends.
+            IndexError: an int beyond the last lane; so iterating over a record ends. Or what selects no lanes.
         """
+        if isinstance(index, Sequence) or (isinstance(index, np.ndarray) and index.ndim > 0):
+            index = _lane_tensor(index)
         if isinstance(index, SupportsIndex) and not (isinstance(index, Tensor) and index.ndim > 0):
             lane = range(len(self))[operator.index(index)]
             index = slice(lane, lane + 1)
@@ -80,6 +88,16 @@ class Record:
             else:
                 mixed[field.name] = torch.where(mask.view(-1, *(1,) * (mine.ndim - 1)), mine, theirs)
         return type(self)(**mixed)
+
+
+def _lane_tensor(lanes: Sequence[int] | NDArray[Any]) -> Tensor:
+    """Return numbers of lanes as int64 and a mask as bool: torch would read uint8 numbers as a mask."""
+    array = np.asarray(lanes)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "biu"):
+        raise IndexError(
+            f"Lanes are selected by {array.dtype} of shape {array.shape}: write their numbers or a bool mask."
+        )
+    return torch.tensor(array.astype(np.bool_ if array.dtype.kind == "b" else np.int64))
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,13 @@ DOORS = {
     "tyro": {"trainers/cli.py", "trainers/commands", "trainers/demo.py"},
     "tensorboard": {"trainers/log.py"},
     "torch.utils.tensorboard": {"trainers/log.py"},
+    "pygame": {"jedi_env/envs/window.py", "trainers/players.py"},
+    "imageio": {"trainers/video.py"},
+    "av": {"trainers/video.py"},
+    "jinja2": {"trainers/report_page"},
+    "markupsafe": {"trainers/report_page"},
 }
-TRAINERS_ONLY = {"imageio", "av", "matplotlib", "PIL", "ray"}
+TRAINERS_ONLY = {"imageio", "av", "matplotlib", "PIL", "ray", "jinja2"}
 
 TOP_LEVEL = {
     "pyproject.toml",

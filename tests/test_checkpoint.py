@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mutation import mutated_bytes, mutated_json
 from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from tiny_dream import LATENT, NUM_ACTIONS, PIXEL, tiny_checkpoint, tiny_model
@@ -585,6 +586,7 @@ REFUSED = {
     "unknown kind": (model_with("encoder", kind="subprocess.Popen"), "kind is 'subprocess.Popen', but must be one of"),
     "wrong type": (config_with(num_actions="4"), "num_actions is '4', but must be a whole number"),
     "no steps": (model_with("sampler", steps=0), "model.sampler.steps is 0, but must be from 1 to 1000"),
+    "a schedule that rises": (model_with("sampler", sigma_min=9.0), "sigma_min is 9.0 and sigma_max is"),
     "endless dream": (model_with("sampler", steps=10**9), "model.sampler.steps is 1000000000"),
     "absurd width": (model_with("denoiser", channels=[10**9]), "model.denoiser.channels is 1000000000"),
     "absurd depth": (model_with("denoiser", depths=[10**6]), "model.denoiser.depths is 1000000"),
@@ -718,56 +720,6 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, length):
 
 
 # Fuzzing
-
-HOSTILE = [
-    None,
-    True,
-    -1,
-    0,
-    1,
-    3,
-    2**31,
-    2**70,
-    -0.5,
-    1e308,
-    "",
-    "x",
-    "../x",
-    "os.system",
-    [],
-    [[]],
-    [1, 2],
-    {},
-    {"a": 1},
-]
-
-
-def mutated_bytes(data, rng):
-    at = rng.randrange(len(data))
-    return rng.choice(
-        [
-            data[:at] + bytes((data[at] ^ (1 << rng.randrange(8)),)) + data[at + 1 :],
-            data[:at],
-            data[:at] + rng.randbytes(rng.randrange(1, 9)) + data[at:],
-            data[:at] + data[at + rng.randrange(1, 9) :],
-            data[:at] + bytes(8) + data[at + 8 :],
-        ]
-    )
-
-
-def mutated_json(value, rng):
-    """``value`` with one place in it, at any depth, replaced, removed or renamed."""
-    if isinstance(value, dict | list) and value and rng.random() < 0.9:
-        changed = copy.copy(value)
-        key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
-        if rng.random() < 0.1:
-            del changed[key]
-        elif rng.random() < 0.1 and isinstance(value, dict):
-            changed[key + "x"] = changed.pop(key)
-        else:
-            changed[key] = mutated_json(value[key], rng)
-        return changed
-    return rng.choice(HOSTILE)
 
 
 def load_or_refuse(folder):

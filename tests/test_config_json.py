@@ -15,6 +15,7 @@ from jedi_env.config_json import MAX_DEPTH, from_json, parse, to_json
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.models.decoder import DecoderConfig
 from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
+from jedi_env.models.sampler import SamplerConfig
 from jedi_env.models.world_model import WorldModelConfig
 from trainers.presets import PRESETS
 
@@ -68,6 +69,13 @@ free = st.recursive(
 )
 
 
+# What these classes refuse to be built with.
+RANGES = {
+    SamplerConfig: {"sigma_min": st.floats(1e-6, 1e-3), "sigma_max": st.floats(1e-3, 1e6)},
+    WorldModelConfig: {"target_ema": st.floats(0, 0.999)},
+}
+
+
 def values_of(kind):
     """A strategy for the values that an annotation allows."""
     origin, args = get_origin(kind), get_args(kind)
@@ -84,7 +92,7 @@ def values_of(kind):
     if origin is dict:
         return st.dictionaries(st.text(max_size=4), values_of(args[1]), max_size=2)
     hints = get_type_hints(kind)
-    return st.builds(kind, **{f.name: values_of(hints[f.name]) for f in fields(kind)})
+    return st.builds(kind, **{f.name: values_of(hints[f.name]) for f in fields(kind)} | RANGES.get(kind, {}))
 
 
 def there_and_back(obj):

@@ -55,6 +55,14 @@ def test_plan_in_a_dream(checkpoint):
     assert np.isfinite([with_planning, without]).all()
 
 
+def test_planning_beats_no_planning_where_the_truth_is_known():
+    """On the line of eight cells a planner walks right; an agent without a plan mostly falls off the left end."""
+    walk = example("bring_your_model").make_checkpoint()
+    with_planning, without = example("plan_in_a_dream").main(walk, episodes=30, horizon=12)
+    assert with_planning > 3
+    assert with_planning > 2 * without
+
+
 def test_bring_your_model():
     # From cells 2, 3 and 4 the right end (7) is reached after 5, 4 and 3 of the ten steps, and pays from then on.
     assert example("bring_your_model").main() == pytest.approx((6 + 7 + 8) / 3)

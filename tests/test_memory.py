@@ -2,7 +2,9 @@
 
 import gc
 import tracemalloc
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import torch
 from tiny_dream import LATENT, PIXEL, tiny_checkpoint
 
+from jedi_env.dream import CHUNK, Dream
+from jedi_env.envs.face import _lived_through
 from jedi_env.envs.real import make_real
 from jedi_env.sb3 import make_dream
 from jedi_env.types import Record
@@ -61,6 +65,44 @@ def test_all_environments_of_a_process_share_their_weights(loaded, tmp_path):
         assert weights(model.decoder) == weights(models[0].decoder)
     if loaded:
         assert weights(models[0]) == weights(checkpoint.world_model)
+
+
+def test_a_bank_is_lived_through_once_for_all_environments_and_never_copied(monkeypatch):
+    checkpoint = tiny_checkpoint()
+    checkpoint = replace(checkpoint, contexts=checkpoint.contexts.repeat(CHUNK // 5 + 1))  # a little more than a chunk
+    model, lived = checkpoint.world_model, []
+    begin = model.begin
+    monkeypatch.setattr(model, "begin", lambda context: (lived.append(len(context)), begin(context))[1])
+    arguments = {"checkpoint": checkpoint, "device": "cpu", "dtype": "float32"}
+    envs = [
+        gymnasium.make("JEDIDream-v0", **arguments),
+        *gymnasium.make_vec("JEDIDream-v0", num_envs=4, vectorization_mode="sync", **arguments).envs,
+        gymnasium.make_vec("JEDIDream-v0", num_envs=2, **arguments),
+    ]
+    assert lived == [CHUNK, len(checkpoint.contexts) - CHUNK]
+    own = Dream(model, checkpoint.contexts, horizon=None)
+    assert len(lived) == 4
+    half = gymnasium.make("JEDIDream-v0", **{**arguments, "dtype": "bfloat16"})
+    assert len(lived) == 6
+    shared = envs[0].unwrapped.face.dream._beginnings
+    for env in envs:
+        assert env.unwrapped.face.dream._beginnings is shared
+    assert set(storages(checkpoint.contexts)) < set(storages(shared))
+    parts = [begin(part) for part in (checkpoint.contexts[:CHUNK], checkpoint.contexts[CHUNK:])]
+    for mine in (shared, own._beginnings):
+        for name in ("frames", "actions", "hidden", "cell"):
+            assert torch.equal(getattr(mine, name), torch.cat([getattr(part, name) for part in parts]))
+    assert not torch.equal(half.unwrapped.face.dream._beginnings.hidden, shared.hidden)
+
+
+def test_a_bank_is_forgotten_with_its_checkpoint():
+    checkpoint = tiny_checkpoint()
+    env = gymnasium.make("JEDIDream-v0", checkpoint=checkpoint, device="cpu")
+    assert checkpoint in _lived_through
+    hidden = weakref.ref(env.unwrapped.face.dream._beginnings.hidden)
+    del env, checkpoint
+    gc.collect()
+    assert hidden() is None
 
 
 def test_the_real_game_has_the_same_encoder():

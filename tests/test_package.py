@@ -21,7 +21,7 @@ from jedi_env.envs.vector import DreamVectorEnv
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-IDS = {"JEDIDream-v0", *(f"JEDIDream-{game}-v0" for game in jedi_env.GAMES)}
+IDS = {"JEDIDream-v0", "JEDICatch-v0", *(f"JEDIDream-{game}-v0" for game in jedi_env.GAMES)}
 
 
 def in_a_fresh_interpreter(code: str) -> dict[str, object]:
@@ -37,7 +37,7 @@ def test_importing_registers_the_ids_and_imports_nothing_heavy():
         "print(json.dumps({'ids': sorted(set(gymnasium.registry) - before), 'modules': sorted(sys.modules)}))"
     )
     assert set(seen["ids"]) == IDS
-    assert len(IDS) == 27
+    assert len(IDS) == 28
     roots = {name.split(".")[0] for name in seen["modules"]}
     assert not roots & {"torch", "ale_py", "stable_baselines3", "safetensors", "trainers", "matplotlib", "ray", "tyro"}
     assert {name for name in seen["modules"] if name.split(".")[0] == "jedi_env"} == {
@@ -63,7 +63,7 @@ def test_a_spec_survives_json_and_leaves_the_horizon_to_the_dream(name):
     spec = gym.spec(name)
     assert gym.envs.registration.EnvSpec.from_json(spec.to_json()) == spec
     assert spec.max_episode_steps is None
-    assert spec.kwargs == ({} if name == "JEDIDream-v0" else {"game": name.split("-")[1]})
+    assert spec.kwargs == ({"game": name.split("-")[1]} if name.count("-") == 2 else {})
 
 
 def test_the_entry_points_lead_to_the_environments():

@@ -341,6 +341,32 @@ def test_seeds_and_options_are_used_once():
         bridge.set_options([{"difficulty": 1}, {"difficulty": 1}, {"difficulty": 2}])
 
 
+@pytest.mark.parametrize("make", [lambda: as_vec_env(sync(cart_pole, 2, SAME_STEP)), None], ids=["cart_pole", "dream"])
+def test_a_reset_that_fails_uses_its_seed_and_options_up(make):
+    bridge = make() if make else sb3.make_dream(tiny_checkpoint(), 2, device="cpu")
+    bridge.seed(5)
+    bridge.set_options({"nope": 1} if make is None else {"low": "nope"})
+    with pytest.raises((UsageError, ValueError, TypeError), match="nope"):
+        bridge.reset()
+    first, second = bridge.reset(), bridge.reset()
+    assert first.shape == second.shape == (2, *bridge.observation_space.shape)
+    bridge.seed(5)
+    assert not np.array_equal(bridge.reset(), second)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "1", True])
+def test_a_seed_that_cannot_be_is_refused_at_once(seed):
+    bridge = as_vec_env(sync(cart_pole, 2, SAME_STEP))
+    for call in (
+        lambda: bridge.seed(seed),
+        lambda: sb3.make_dream(tiny_checkpoint(), 2, seed=seed, device="cpu"),
+        lambda: sb3.make_real("Breakout", 2, seed=seed, obs_type="rgb"),
+    ):
+        with pytest.raises(UsageError, match=r"seed is .*whole number of at least 0"):
+            call()
+    bridge.reset()
+
+
 def test_infos_that_are_no_arrays_are_every_lanes():
     bridge = as_vec_env(Native())
     bridge.reset()

@@ -55,7 +55,14 @@ def test_every_index_selects_lanes(lanes, data):
         (np.int64(lane), [lane % lanes]),
         (torch.tensor(lane), [lane % lanes]),
         (torch.tensor(chosen, dtype=torch.int64), chosen),
+        (chosen, chosen),
+        (tuple(chosen), chosen),
+        (range(lanes), list(range(lanes))),
+        (np.array(chosen, dtype=np.uint8), chosen),
+        (np.array(chosen, dtype=np.int64), chosen),
         (mask, mask.nonzero().flatten().tolist()),
+        (mask.numpy(), mask.nonzero().flatten().tolist()),
+        (mask.tolist(), mask.nonzero().flatten().tolist()),
         (cut, list(range(lanes))[cut]),
     ):
         got = state[index]
@@ -69,6 +76,20 @@ def test_every_index_selects_lanes(lanes, data):
 def test_a_lane_that_is_not_there_is_an_index_error(index):
     with pytest.raises(IndexError):
         dream_state(3)[index]
+
+
+@pytest.mark.parametrize(
+    "index", [[0, 3], np.array([True, False]), np.array([0.0, 1.0]), np.array([[0, 1]]), ["a"], "ab", (slice(None), 0)]
+)
+def test_what_selects_no_lanes_is_an_index_error(index):
+    with pytest.raises(IndexError):
+        dream_state(3)[index]
+
+
+def test_a_frozen_array_selects_lanes():
+    index = np.array([2, 0])
+    index.flags.writeable = False
+    assert same(dream_state(3)[index], dream_state(3)[torch.tensor([2, 0])])
 
 
 def test_iterating_yields_the_lanes_and_ends():

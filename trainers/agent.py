@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from jedi_env.errors import RunError
 from jedi_env.models.blocks import init_lstm, plain_stages
 
 
@@ -90,4 +91,9 @@ def draw_actions(logits: Tensor, generator: torch.Generator, epsilon: float = 0.
     """Draw actions ``(B,)`` from the policy, or uniformly with chance ``epsilon``."""
     probs = logits.softmax(dim=-1)
     probs = (1 - epsilon) * probs + epsilon / probs.shape[-1]
-    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+    try:
+        return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+    except RuntimeError as error:
+        if logits.isfinite().all():
+            raise
+        raise RunError("The agent's policy is not finite: begin another run with a lower learning rate.") from error

@@ -7,18 +7,26 @@ Exit codes: 0 success, 1 a failed run, 2 bad usage. Arguments are parsed by tyro
 from __future__ import annotations
 
 import logging
+import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import tyro
 
-from jedi_env.errors import JediEnvError, UsageError
+from jedi_env.errors import CheckpointError, JediEnvError, UsageError
 from trainers.commands.dream import Dream
 from trainers.commands.eval import Eval
+from trainers.commands.fidelity import Fidelity
+from trainers.commands.import_diamond import ImportDiamond
 from trainers.commands.info import Info
 from trainers.commands.list import List
+from trainers.commands.play import Play
+from trainers.commands.report import Report
 from trainers.commands.train import Train
 
 Command = (
@@ -27,6 +35,10 @@ Command = (
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Dream, tyro.conf.subcommand("dream")]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
+    | Annotated[ImportDiamond, tyro.conf.subcommand("import-diamond")]
+    | Annotated[Fidelity, tyro.conf.subcommand("fidelity")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
@@ -36,28 +48,45 @@ def main(args: list[str] | None = None) -> None:
     command, rest = tyro.cli(Command, prog="jedi-env", description=__doc__, args=args, return_unknown_args=True)
     with exit_codes("jedi-env"):
         if rest and not isinstance(command, Train):
-            name = type(command).__name__.lower()
+            name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(command).__name__).lower()
             raise UsageError(f"Unknown arguments: {' '.join(rest)}. Write `jedi-env {name} --help` to see them all.")
         command.run(rest)
 
 
 @contextmanager
 def exit_codes(program: str) -> Iterator[None]:
-    """Say an error that was raised on purpose in its own sentence and exit: with 2 on bad usage, else with 1."""
+    """Say an error that was raised on purpose in its own sentence and exit.
+
+    With 2 on bad usage, a checkpoint that cannot be opened included; else with 1.
+    SIGTERM interrupts as Ctrl-C does.
+    """
     try:
-        yield
-    except UsageError as error:
+        with _terminable():
+            yield
+    except (UsageError, CheckpointError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
     except JediEnvError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print(
-            f"{program}: interrupted; run the same command again to go on from the last completed epoch",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as interruption:
+        print(f"{program}: {str(interruption) or 'interrupted'}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,17 @@ again brings the emulator back to the same frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from jedi_env.errors import RunError
+from trainers.faults import game_faults
 from trainers.policy import Policy
 from trainers.replay import Replay
 
@@ -96,19 +100,28 @@ class Collector:
 
     def _reset(self) -> None:
         seed = int(np.random.SeedSequence((self.seed, self.progress.game)).generate_state(1)[0] >> 1)
-        self._pixels, info = self.env.reset(seed=seed)
+        with self._faults():
+            self._pixels, info = self.env.reset(seed=seed)
         self._lives = info.get("lives", 0)
         self._recent = [self._pixels]
 
     def _step(self, action: int) -> tuple[float, bool, bool]:
         """Return reward, whether the episode terminated as training counts it, and whether the game is over."""
-        self._pixels, reward, terminated, truncated, info = self.env.step(np.int64(action))
+        with self._faults():
+            self._pixels, reward, terminated, truncated, info = self.env.step(np.int64(action))
+        if not math.isfinite(reward):
+            raise RunError(f"The game paid {reward} in step {len(self.progress.actions) + 1}: not a finite reward.")
         lives = info.get("lives", 0)
         # Some games show no life left for a while before they are over: only then is the game's own sign the end.
         lost = self.life_loss and 0 < lives < self._lives
         self._lives = lives
         self._recent = [*self._recent[1 - BURN_IN :], self._pixels]
         return float(reward), terminated or lost, terminated or truncated
+
+    def _faults(self) -> AbstractContextManager[None]:
+        return game_faults(
+            f"in game {self.progress.game + 1} of the collection after {len(self.progress.actions)} steps"
+        )
 
     def _replay_game(self) -> None:
         self._reset()

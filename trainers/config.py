@@ -44,9 +44,10 @@ class CollectConfig:
 
     Attributes:
         total_steps: real steps of the whole run (100,000 on Atari100k).
-        first_steps: steps before the first update, with uniformly random actions (5,000 in DIAMOND's code).
-        first_steps_limit: go on beyond ``first_steps``, up to this many, while rewards are too rare (10,000 in
-            DIAMOND's code).
+        first_steps: steps before the first update, with uniformly random actions (in DIAMOND's code 5,000, and the 100
+            of its first epoch, when the policy is still uniform).
+        first_steps_limit: go on beyond ``first_steps``, up to this many, while rewards are too rare (likewise 10,100
+            in DIAMOND's code).
         first_rewards: what is not too rare: this many transitions with one of the two rarer reward signs (10 in
             DIAMOND's code).
         steps: steps in every other epoch, by the agent (100 in DIAMOND).
@@ -55,8 +56,8 @@ class CollectConfig:
     """
 
     total_steps: int = 100_000
-    first_steps: int = 5_000
-    first_steps_limit: int = 10_000
+    first_steps: int = 5_100
+    first_steps_limit: int = 10_100
     first_rewards: int = 10
     steps: int = 100
     epsilon: float = 0.01
@@ -85,6 +86,8 @@ class TrainConfig:
     Attributes:
         world_model, decoder, agent: the networks.
         collect, fit_world_model, fit_agent, evaluate: the four verbs of an epoch.
+        frame_skip: emulator frames a step of the real game, in training and in evaluation: drawn uniformly from the
+            least to the most at every step (always 4 on Atari100k; 2 to 6 in JEDI's stochastic runs).
         final_epochs: epochs after the last real step, without collection (50 in DIAMOND).
         bank: starting contexts that the published checkpoint carries.
     """
@@ -96,6 +99,7 @@ class TrainConfig:
     fit_world_model: FitWorldModelConfig = field(default_factory=FitWorldModelConfig)
     fit_agent: FitAgentConfig = field(default_factory=FitAgentConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    frame_skip: tuple[int, int] = (4, 4)
     final_epochs: int = 50
     bank: int = 256
 
@@ -104,6 +108,11 @@ class TrainConfig:
             value = attrgetter(name)(self)
             if value < least:
                 raise UsageError(f"{name} is {value}: write a whole number of at least {least}.")
+        if self.world_model.needs_decoder and not self.fit_world_model.decoder_every:
+            raise UsageError(
+                "The encoder shall learn from reconstruction, but there is no decoder: write "
+                "--fit-world-model.decoder-every 1."
+            )
         stack, context = self.agent.frame_stack, self.world_model.context_length
         if not 1 <= stack <= context:
             raise UsageError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from stable_baselines3.common.vec_env import VecEnv
 
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
@@ -26,7 +28,7 @@ from trainers.cli import exit_codes
 from trainers.collect import Collector
 from trainers.config import TrainConfig
 from trainers.evaluate import score_policy
-from trainers.log import progress
+from trainers.log import progress, read
 from trainers.pictures import save_curves, save_strip
 from trainers.policy import RandomPolicy
 from trainers.presets import DEMO
@@ -70,18 +72,17 @@ class DemoConfig:
 
 def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     """Run the demonstration; return (and write) its summary."""
-    seconds: dict[str, float] = {}
-    began = time.perf_counter()
     path = train(training, config.game, config.seed, config.out, resolve_device("cpu"))
-    seconds["train_world_model"] = time.perf_counter() - began
+    seconds = seconds_of(config.out)  # by the run's own log: a demonstration that goes on trains nothing anew
 
     began = time.perf_counter()
     checkpoint = Checkpoint.load(path)
     save_strip(checkpoint.world_model, held_out(config, checkpoint), config.out / "strip.png")
     seconds["strip"] = time.perf_counter() - began
 
-    began = time.perf_counter()
     model = make_algorithm("PPO", checkpoint, LANES, config.seed, config.horizon)
+    speed = dream_speed(model.get_env())
+    began = time.perf_counter()
     curve = Curve()
     model.learn(config.steps, callback=[curve, ProgressBar(config.steps, "PPO in the dream")])
     model.save(config.out / "ppo.zip")
@@ -100,7 +101,8 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
         "seed": config.seed,
         "real_steps": checkpoint.provenance["real_steps"],
         "imagined_steps": model.num_timesteps,
-        "dream_steps_per_second": round(model.num_timesteps / seconds["ppo_in_the_dream"], 1),
+        "dream_steps_per_second": round(speed, 1),
+        "ppo_steps_per_second": round(model.num_timesteps / seconds["ppo_in_the_dream"], 1),
         "dream_return": curve.points[-1][1] if curve.points else None,
         "random": random.to_json(),
         "agent": agent.to_json(),
@@ -110,6 +112,27 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     }
     (config.out / "summary.json").write_text(json.dumps(summary, indent=1))
     return summary
+
+
+def seconds_of(run_dir: Path) -> dict[str, float]:
+    """Return the seconds that each phase of a run took, over all its epochs."""
+    seconds: Counter[str] = Counter()
+    for record in read(run_dir):
+        seconds[record["phase"]] += record.get("seconds", 0.0)
+    return {phase: value for phase, value in seconds.items() if value}
+
+
+def dream_speed(env: VecEnv | None, steps: int = 30) -> float:
+    """Return the steps a second, over all lanes, of a dream that nobody learns from."""
+    if env is None:
+        raise UsageError("This algorithm has no environment to time.")
+    env.reset()
+    actions = np.zeros(env.num_envs, dtype=np.int64)
+    env.step(actions)
+    began = time.perf_counter()
+    for _ in range(steps):
+        env.step(actions)
+    return steps * env.num_envs / (time.perf_counter() - began)
 
 
 def held_out(config: DemoConfig, checkpoint: Checkpoint) -> Segment:

@@ -20,13 +20,19 @@ from jedi_env.envs.real import make_pixels_vec
 from jedi_env.errors import CheckpointError, RunError, UsageError
 from jedi_env.games import GAMES
 from trainers.agent import ActorCritic, ActorCriticConfig
+from trainers.faults import game_faults
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy
+from trainers.provenance import provenance
 from trainers.randomness import Purpose, torch_rng
 
 EVALUATION_LANES = 8
 
 EVALUATION_SEED = 10_000  # far from any training seed; the same for every agent, so that scores compare
+NO_AGENT = (
+    "This checkpoint carries no native agent. Train one with `jedi-env train`, or train a Stable-Baselines3 "
+    "policy in this dream with `jedi-env dream`."
+)
 MAX_STEPS = 30_000  # decisions a game: beyond ALE's own limit of 108,000 frames
 
 
@@ -89,12 +95,17 @@ def play(
     quota = -(-episodes // lanes)
     finished: list[list[float]] = [[] for _ in range(lanes)]
     running, age = np.zeros(lanes), np.zeros(lanes, np.int64)
-    pixels, _ = env.reset(seed=seed)
+    with game_faults("at the beginning of the evaluation"):
+        pixels, _ = env.reset(seed=seed)
     first = np.ones(lanes, bool)
     while any(len(returns) < quota for returns in finished):
         if any(len(returns) < quota and steps >= MAX_STEPS for returns, steps in zip(finished, age, strict=True)):
             raise RunError(f"A game went on for {MAX_STEPS} steps: it never ends by itself under this policy.")
-        pixels, rewards, terminated, truncated, _ = env.step(policy.act(pixels, first))
+        actions = policy.act(pixels, first)
+        with game_faults(f"in the evaluation, in one of the games at steps {age.tolist()}"):
+            pixels, rewards, terminated, truncated, _ = env.step(actions)
+        if not np.isfinite(rewards).all():
+            raise RunError(f"The game paid {rewards.tolist()} in the evaluation: not finite rewards.")
         running += rewards
         age += 1
         first = np.asarray(terminated | truncated)
@@ -107,6 +118,25 @@ def play(
     return [returns[i] for i in range(quota) for returns in finished][:episodes]
 
 
+def agent_of(checkpoint: Checkpoint) -> ActorCritic:
+    """Return the native agent that a checkpoint carries, in evaluation mode, on its device.
+
+    Raises:
+        UsageError: the checkpoint carries no agent.
+        CheckpointError: its agent is damaged, or none of ours.
+    """
+    if checkpoint.agent is None:
+        raise UsageError(NO_AGENT)
+    model = checkpoint.world_model
+    config = from_json(ActorCriticConfig, checkpoint.agent.config, "agent")
+    try:
+        agent = ActorCritic(model.frame_shape, model.num_actions, config)
+        agent.load_state_dict(checkpoint.agent.tensors)
+    except (RuntimeError, ValueError, IndexError) as error:  # what torch says of sizes that do not fit
+        raise CheckpointError(f"The agent's weights do not fit its configuration: {error}") from error
+    return agent.to(checkpoint.contexts.frames.device).eval()
+
+
 def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
     """Play ``episodes`` full real games with the native agent that a checkpoint carries.
 
@@ -115,29 +145,55 @@ def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
         CheckpointError: its agent is damaged, or none of ours.
     """
     if checkpoint.agent is None or checkpoint.game is None:
-        raise UsageError(
-            "This checkpoint carries no native agent to score. Train one with `jedi-env train`, or train a "
-            "Stable-Baselines3 policy in this dream with `jedi-env dream`."
-        )
-    model = checkpoint.world_model
-    config = from_json(ActorCriticConfig, checkpoint.agent.config, "agent")
-    try:
-        agent = ActorCritic(model.frame_shape, model.num_actions, config)
-        agent.load_state_dict(checkpoint.agent.tensors)
-    except (RuntimeError, ValueError, IndexError) as error:  # what torch says of sizes that do not fit
-        raise CheckpointError(f"The agent's weights do not fit its configuration: {error}") from error
+        raise UsageError(NO_AGENT)
+    agent = agent_of(checkpoint)
     device = checkpoint.contexts.frames.device
-    policy = AgentPolicy(model, agent.to(device), torch_rng(seed, 0, Purpose.EVALUATE, device))
-    return score_policy(checkpoint.game, policy, episodes)
+    policy = AgentPolicy(checkpoint.world_model, agent, torch_rng(seed, 0, Purpose.EVALUATE, device))
+    return score_policy(checkpoint.game, policy, episodes, frame_skip=frame_skip_of(checkpoint))
 
 
-def score_policy(game: str, policy: Policy, episodes: int, title: str = "real games") -> Score:
+def record_of(score: Score, checkpoint: Checkpoint, seed: int) -> dict[str, Any]:
+    """Return what a score file must say: the returns, the run that they are of, and how it was scored.
+
+    Args:
+        score: from :func:`score_checkpoint`.
+        checkpoint: whose agent played. What its provenance does not tell is None.
+        seed: of the agent's draws.
+    """
+    run, here = checkpoint.provenance, provenance(checkpoint.world_model.config)
+    facts = ("seed", "real_steps", "imagined_steps", "commit", "config_hash", "source")
+    return {
+        **score.to_json(),
+        **{name: run.get(name) for name in facts},
+        "evaluation": {
+            "game_seed": EVALUATION_SEED,
+            "agent_seed": seed,
+            **{name: here[name] for name in ("commit", "machine", "versions")},
+        },
+    }
+
+
+def score_policy(
+    game: str, policy: Policy, episodes: int, title: str = "real games", frame_skip: tuple[int, int] = (4, 4)
+) -> Score:
     """Play ``episodes`` full real games in a few parallel lanes, under a progress bar."""
-    with closing(make_pixels_vec(game, min(EVALUATION_LANES, episodes))) as env, progress(None, episodes, title) as bar:
+    lanes = min(EVALUATION_LANES, episodes)
+    with closing(make_pixels_vec(game, lanes, frame_skip=frame_skip)) as env, progress(None, episodes, title) as bar:
         returns = play(env, policy, episodes, EVALUATION_SEED, lambda _: bar.update())
-    return Score(game, tuple(returns), protocol_of(game))
+    return Score(game, tuple(returns), protocol_of(game, frame_skip))
 
 
-def protocol_of(game: str) -> dict[str, Any]:
+def protocol_of(game: str, frame_skip: tuple[int, int] = (4, 4)) -> dict[str, Any]:
     """Return the settings under which ``game`` is scored; only the 26 have these settings."""
-    return asdict(AtariProtocol()) if game in GAMES else {}
+    return asdict(AtariProtocol(frame_skip)) if game in GAMES else {}
+
+
+def frame_skip_of(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Return the frame skip, least and most, under which a checkpoint's game was played."""
+    recorded = checkpoint.protocol.get("frame_skip", 4)
+    if isinstance(recorded, int) and recorded > 0:
+        return recorded, recorded
+    match recorded:
+        case [int(least), int(most)] | (int(least), int(most)):
+            return least, most
+    raise CheckpointError(f"The checkpoint's protocol has the frame_skip {recorded!r}: it must be one number or two.")

@@ -34,7 +34,8 @@ class FitWorldModelConfig:
         denoising_steps: frames predicted in a row from each segment, with the model's own estimates as context
             (DIAMOND: 2).
         reward_end_length: transitions that the reward/termination model reads in a row, from segments of its own
-            (DIAMOND: 19). 0: it reads the denoiser's segments, and each frame is encoded once for both.
+            (DIAMOND: 18, between 19 frames). 0: it reads the denoiser's segments, and each frame is encoded once for
+            both.
         encoder_lr_factor: the encoder's learning rate relative to the denoiser's (0.3 in JEDI).
         denoiser, reward_end: their optimisers.
         sampling: which parts of the replay are drawn more often.
@@ -48,7 +49,7 @@ class FitWorldModelConfig:
     updates: int = 400
     batch: int = 32
     denoising_steps: int = 2
-    reward_end_length: int = 19
+    reward_end_length: int = 18
     encoder_lr_factor: float = 0.3
     denoiser: OptimConfig = field(default_factory=OptimConfig)
     reward_end: OptimConfig = field(default_factory=lambda: OptimConfig(max_grad_norm=100.0))
@@ -101,6 +102,7 @@ def fit_world_model(
     frozen = frozen or FrozenFrames(world_model, replay, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision_bf16)
     length = world_model.context_length + config.denoising_steps - 1
+    decoder_every = 1 if world_model.config.needs_decoder else config.decoder_every  # who teaches must keep learning
 
     def draw(length: int) -> tuple[Tensor, Segment]:
         rows, mask = replay.draw(config.batch, length, config.sampling, rng)
@@ -115,13 +117,14 @@ def fit_world_model(
             frames, segment = draw(length)
             sequence = draw(config.reward_end_length) if config.reward_end_length else (frames, segment)
             losses = world_model.loss(frames, segment, generator, sequence)
+        norms = optim.step(losses.total)
+        world_model.update_target()
         probe = {}
-        if decoder is not None and decoder_optim is not None and optim.updates % config.decoder_every == 0:
+        if decoder is not None and decoder_optim is not None and (optim.updates - 1) % decoder_every == 0:
             with autocast:
                 drawing = decoder.loss(frames.flatten(0, 1), segment.pixels.flatten(0, 1))
             decoder_optim.step(drawing)
             probe = {"loss_decoder": drawing.detach()}
-        norms = optim.step(losses.total)
         if optim.updates == config.freeze_encoder_after:
             calibrate(world_model, replay, rng, device)
             world_model.encoder.eval().requires_grad_(False)

@@ -56,13 +56,15 @@ class Optim:
         loss.backward()
         norms = {}
         for name, module, config in self._parts:
-            norms[f"grad_norm_{name}"] = nn.utils.clip_grad_norm_(_trainable(module), config.max_grad_norm)
+            trainable = _trainable(module)  # none in a module that was frozen since
+            norm = nn.utils.clip_grad_norm_(trainable, config.max_grad_norm) if trainable else loss.new_zeros(())
+            norms[f"grad_norm_{name}"] = norm.detach()
         if not torch.isfinite(torch.stack([loss.detach(), *norms.values()])).all():
             self._adam.zero_grad(set_to_none=True)
             found = ", ".join(f"{name} {value.item():.3g}" for name, value in {"loss": loss, **norms}.items())
             raise RunError(
                 f"Not finite after {self.updates} updates; no weight was changed ({found}). Look at the logged losses "
-                "and gradient norms for when it began, and resume with a lower learning rate."
+                "and gradient norms for when it began, and begin another run with a lower learning rate."
             )
         for group in self._adam.param_groups:
             group["lr"] = group["base_lr"] * min(1.0, (self.updates + 1) / max(1, group["warmup"]))
@@ -73,7 +75,14 @@ class Optim:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the optimiser's memory as a flat mapping of tensors, ready for safetensors."""
         state = {"updates": torch.tensor(self.updates)}
-        for index, memory in self._adam.state_dict()["state"].items():
+        memories = self._adam.state_dict()["state"]
+        parameters = [parameter for group in self._adam.param_groups for parameter in group["params"]]
+        for index, parameter in enumerate(parameters):
+            memory = memories.get(index) or {  # as AdamW begins; so what is saved never depends on what was learned
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
             state.update({f"{index}.{key}": value for key, value in memory.items()})
         return state
 

@@ -21,7 +21,7 @@ from trainers.fit_world_model import FitWorldModelConfig
 from trainers.optim import OptimConfig
 from trainers.replay import Sampling
 
-PAPER = TrainConfig()
+PAPER = TrainConfig(fit_agent=FitAgentConfig(contexts=8_192))
 
 DIAMOND = TrainConfig(
     world_model=WorldModelConfig(
@@ -32,6 +32,7 @@ DIAMOND = TrainConfig(
     ),
     agent=ActorCriticConfig(down=(True, True, True, True)),
     fit_world_model=FitWorldModelConfig(decoder_every=0),
+    fit_agent=FitAgentConfig(contexts=8_192),
 )
 
 TINY = TrainConfig(
@@ -98,4 +99,17 @@ DEMO = replace(
     evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
 )
 
-PRESETS: dict[str, TrainConfig] = {"paper": PAPER, "diamond": DIAMOND, "tiny": TINY, "demo": DEMO}
+# JEDI's stochastic Atari: the frame skip is drawn anew at every step, and the sampler adds noise back.
+STOCHASTIC = replace(
+    PAPER,
+    world_model=replace(PAPER.world_model, sampler=replace(PAPER.world_model.sampler, churn=1.0)),
+    frame_skip=(2, 6),
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "paper": PAPER,
+    "stochastic": STOCHASTIC,
+    "diamond": DIAMOND,
+    "tiny": TINY,
+    "demo": DEMO,
+}

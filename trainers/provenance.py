@@ -6,7 +6,8 @@ import hashlib
 import json
 import platform
 import subprocess
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from jedi_env.config_json import to_json
 
-_LIBRARIES = ("jedi-env", "torch", "gymnasium", "numpy")
+_LIBRARIES = ("jedi-env", "torch", "gymnasium", "numpy", "ale-py", "stable-baselines3")
 
 
 def provenance(config: object) -> dict[str, Any]:
@@ -22,9 +23,18 @@ def provenance(config: object) -> dict[str, Any]:
     return {
         "commit": _commit(),
         "machine": machine(),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": versions(),
         "config_hash": config_hash(config),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape a result, of those that are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def config_hash(config: object) -> str:

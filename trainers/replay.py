@@ -8,6 +8,9 @@ It knows nothing of models.
 
 from __future__ import annotations
 
+import os
+import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +24,7 @@ from jedi_env.models.encoder import PIXELS_SHAPE
 from jedi_env.types import Segment
 
 _PIXELS = np.dtype((np.uint8, PIXELS_SHAPE))
+_BLOCK = 2**20  # bytes read at a time
 _STEP = np.dtype([("action", "<i4"), ("reward", "<f4"), ("terminated", "?"), ("last", "?")])
 
 Ints = npt.NDArray[np.int64]
@@ -33,7 +37,7 @@ class Sampling:
 
     Attributes:
         age_weights: the episodes are split into this many parts by age, oldest first, and a part is drawn with its
-            weight (DIAMOND: .1 .1 .1 .7). Empty: every transition alike.
+            weight, in it an episode, and in that a transition (DIAMOND: .1 .1 .1 .7). Empty: every transition alike.
         event_fraction: share of the segments drawn around a transition with a reward or an end. 0 in the papers; rare
             events shape a small encoder only if it sees them.
     """
@@ -49,12 +53,16 @@ class Replay:
     Args:
         folder: where the two files live; created if missing.
         length: rows to keep; what a crash left beyond them is cut off.
+        checksum: what :attr:`checksum` was at that length; None: not compared.
+        num_actions: of the game that was played; None: not compared.
 
     Raises:
-        RunError: fewer rows are there; nothing was cut off.
+        RunError: fewer rows are there, or others; nothing was cut off.
     """
 
-    def __init__(self, folder: Path, length: int = 0) -> None:
+    def __init__(
+        self, folder: Path, length: int = 0, checksum: int | None = None, num_actions: int | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = (folder / "pixels.bin", folder / "steps.bin")
         sizes = (length * _PIXELS.itemsize, length * _STEP.itemsize)
@@ -65,6 +73,14 @@ class Replay:
                     f"{path} is shorter ({have} bytes) than its run recorded ({size}): the replay was damaged. "
                     f"Restore it, or begin in another run directory."
                 )
+        self._crcs = [_crc(path, size) for path, size in zip(self._paths, sizes, strict=True)]
+        if checksum not in (None, self.checksum):
+            raise RunError(
+                f"The replay in {folder} was changed: its checksum is not what its run recorded. Restore it, or begin "
+                f"in another run directory."
+            )
+        if length:
+            _check_steps(np.fromfile(self._paths[1], _STEP, length), num_actions, folder)
         self._pixels_file, self._steps_file = (_open_at(*it) for it in zip(self._paths, sizes, strict=True))
         self._length = length
         self._mapped = -1
@@ -76,6 +92,11 @@ class Replay:
     def length(self) -> int:
         """Rows in the log: what a checkpoint must record."""
         return self._length
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of both files: how damage shows. Not against forgers."""
+        return self._crcs[0] << 32 | self._crcs[1]
 
     @property
     def num_steps(self) -> int:
@@ -107,10 +128,17 @@ class Replay:
         self._pixels_file.flush()
         self._steps_file.flush()
 
+    def sync(self) -> None:
+        """Make everything logged so far survive a power cut."""
+        self.flush()
+        os.fsync(self._pixels_file.fileno())
+        os.fsync(self._steps_file.fileno())
+
     def close(self) -> None:
-        """Flush and close the files."""
-        self._pixels_file.close()
-        self._steps_file.close()
+        """Flush and close the files, both even if the disk is full."""
+        with ExitStack() as files:
+            files.callback(self._pixels_file.close)
+            files.callback(self._steps_file.close)
 
     def segments(self, batch: int, length: int, sampling: Sampling, rng: np.random.Generator) -> Segment:
         """Draw ``batch`` segments of ``length`` transitions; :meth:`draw`, then :meth:`segment`."""
@@ -163,13 +191,13 @@ class Replay:
         if len(rows) == 0:
             raise RunError("The replay holds no complete transition yet: collect some real steps first.")
         parts = len(sampling.age_weights)
-        episode = self._episode_of[rows]
-        episodes = int(episode[-1]) + 1
-        if parts and episodes >= parts:
-            edges = np.searchsorted(episode, np.arange(parts) * (episodes // parts))
-            bounds = np.append(edges, len(rows))
+        begins = np.flatnonzero(np.diff(self._episode_of[rows], prepend=-1))  # where in rows each episode does
+        if parts and len(begins) >= parts:
             part = rng.choice(parts, size=batch, p=np.asarray(sampling.age_weights) / sum(sampling.age_weights))
-            drawn = rows[rng.integers(bounds[part], bounds[part + 1])]
+            bounds = np.append(np.arange(parts) * (len(begins) // parts), len(begins))
+            episode = rng.integers(bounds[part], bounds[part + 1])
+            ends = np.append(begins[1:], len(rows))
+            drawn = rows[rng.integers(begins[episode], ends[episode])]
         else:
             drawn = rows[rng.integers(0, len(rows), size=batch)]
         events = self._events
@@ -184,8 +212,10 @@ class Replay:
         return self._starts[episode], self._ends[episode]
 
     def _write(self, pixels: npt.NDArray[np.uint8], step: tuple[int, float, bool, bool]) -> None:
-        self._pixels_file.write(np.ascontiguousarray(pixels, dtype=np.uint8).tobytes())
-        self._steps_file.write(np.array([step], dtype=_STEP).tobytes())
+        row = (np.ascontiguousarray(pixels, dtype=np.uint8).tobytes(), np.array([step], dtype=_STEP).tobytes())
+        for index, file in enumerate((self._pixels_file, self._steps_file)):
+            file.write(row[index])
+            self._crcs[index] = zlib.crc32(row[index], self._crcs[index])
         self._length += 1
         self._num_last += step[3]
 
@@ -211,6 +241,24 @@ class Replay:
         self._complete = np.flatnonzero(~last & has_next)
         rare = (self._steps["reward"] != 0) | self._steps["terminated"]
         self._events = np.flatnonzero(~last & has_next & rare)
+
+
+def _check_steps(steps: npt.NDArray[np.void], num_actions: int | None, folder: Path) -> None:
+    """Refuse rows that no game can have led to: what reads them later relies on it."""
+    flags = np.stack([steps[name].view(np.uint8) for name in ("terminated", "last")])
+    actions = steps["action"]
+    most = np.iinfo(actions.dtype).max if num_actions is None else num_actions - 1
+    if flags.max() > 1 or actions.min() < 0 or actions.max() > most or not np.isfinite(steps["reward"]).all():
+        raise RunError(f"The replay in {folder} holds steps that cannot be: it was damaged. Restore it.")
+
+
+def _crc(path: Path, size: int) -> int:
+    crc = 0
+    if size:
+        with path.open("rb") as file:
+            for start in range(0, size, _BLOCK):
+                crc = zlib.crc32(file.read(min(_BLOCK, size - start)), crc)
+    return crc
 
 
 def _open_at(path: Path, size: int) -> BinaryIO:

@@ -7,6 +7,7 @@ rollouts, a convolutional reader of latents.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import stable_baselines3
@@ -72,6 +73,27 @@ def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, hor
         settings |= {"batch_size": _minibatch(ROLLOUT * lanes), "n_epochs": 4, "learning_rate": 4e-4}
     policy = next(policy for policy in ("MlpPolicy", "MlpLstmPolicy") if policy in known[name].policy_aliases)
     return known[name](policy, dream, **settings)
+
+
+def load_policy(path: Path, name: str) -> BaseAlgorithm:
+    """Return the algorithm saved at ``path``, to play with; this unpickles, so the file must be trusted.
+
+    Args:
+        path: Stable-Baselines3's zip.
+        name: the algorithm that wrote it, one of :func:`algorithms`.
+
+    Raises:
+        UsageError: the algorithm is not known, or there is no policy of it at ``path``.
+    """
+    known = algorithms()
+    if name not in known:
+        raise UsageError(f"Unknown algorithm {name!r}.{nearest(name, known)} Known here: {', '.join(known)}.")
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}: write the zip that `jedi-env dream --save` wrote.")
+    try:
+        return known[name].load(path, device="cpu")
+    except Exception as error:  # whatever the library says of a file that is something else
+        raise UsageError(f"{path} is no policy of {name}, or of another version: {error}") from error
 
 
 def _stack(checkpoint: Checkpoint) -> int:

@@ -1,42 +1,70 @@
 """What must survive a crash: the one record that the training loop works on, and its saving and restoring.
 
-A state is a folder ``state/epoch-000012`` of tensors (safetensors) and facts (JSON), written aside and renamed into
-place, so that it is whole or not there. The replay is not copied: the state records its length. The two newest states
-are kept.
+A state is a folder ``state/epoch-000012`` of tensors (safetensors) and facts (JSON) with their checksums, on the disk
+before it has its name, so that it is whole or not there. The replay is not copied: the state records its length and
+checksum. The two newest states are kept; if the newest was damaged, the run goes on from the one before it.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
-import os
+import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from filelock import BaseFileLock
 from torch import Tensor
 
-from jedi_env.config_json import to_json
-from jedi_env.errors import RunError, UsageError
+from jedi_env.config_json import JSON, from_json, parse, shown, to_json
+from jedi_env.errors import CheckpointError, RunError, UsageError
+from jedi_env.folder import replace_file, replace_folder
 from jedi_env.models.decoder import Decoder
 from jedi_env.models.encoder import PIXELS_SHAPE
 from jedi_env.models.world_model import WorldModel
 from jedi_env.noise import LaneNoise
+from jedi_env.tensor_file import checksum, layouts, read_tensors, write_tensors
 from jedi_env.types import Context
 from trainers.agent import ActorCritic
 from trainers.collect import Progress
 from trainers.config import TrainConfig
 from trainers.fit_world_model import make_optim
 from trainers.frozen_frames import FrozenFrames
+from trainers.lock import HOLDER, LOCK, lock_run
 from trainers.optim import Optim, OptimConfig
 from trainers.randomness import Purpose, torch_rng
 from trainers.replay import Replay
 
+logger = logging.getLogger(__name__)
+
 STATES_KEPT = 2
+TENSORS, FACTS, CONFIG = "tensors.safetensors", "facts.json", "config.json"
+MAX_JSON_BYTES = 2**26
 _DECODER_OPTIM = OptimConfig(lr=1e-3, weight_decay=0.0, warmup=0)  # the probe's; it shapes nothing but pictures
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """All that a state says in JSON: numbers from :class:`TrainState`, and of the files that belong to it."""
+
+    epoch: int
+    first_steps: int
+    imagined_steps: int
+    game: int
+    actions: tuple[int, ...]
+    score: float
+    scores: tuple[dict[str, Any], ...]
+    log_size: int
+    replay_length: int
+    replay_checksum: int
+    tensors_bytes: int
+    tensors_sha256: str
 
 
 @dataclass
@@ -56,6 +84,7 @@ class TrainState:
         collector: where the real game stands.
         log_size: bytes of ``metrics.jsonl`` that belong to completed epochs.
         scores: every evaluation so far.
+        lock: of the run directory.
         frozen_frames: the replay encoded, once the encoder is frozen; nothing to save.
     """
 
@@ -69,6 +98,7 @@ class TrainState:
     decoder_optim: Optim | None
     agent_optim: Optim
     replay: Replay
+    lock: BaseFileLock
     epoch: int = 0
     first_steps: int = 0
     imagined_steps: int = 0
@@ -81,27 +111,43 @@ class TrainState:
         self.frozen_frames = FrozenFrames(self.world_model, self.replay, device)
 
     def save(self, log_size: int, collector: Progress) -> None:
-        """Write the state of the epochs completed so far; whole or not at all."""
-        self.replay.flush()
-        facts = {
-            "epoch": self.epoch,
-            "first_steps": self.first_steps,
-            "imagined_steps": self.imagined_steps,
-            "collector": asdict(collector),
-            "log_size": log_size,
-            "replay_length": self.replay.length,
-            "scores": self.scores,
-        }
-        final = self.run_dir / "state" / f"epoch-{self.epoch:06d}"
-        aside = final.with_name(final.name + ".tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file(self._tensors(), aside / "tensors.safetensors")
-        (aside / "facts.json").write_text(json.dumps(facts))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
+        """Write the state of the epochs completed so far; whole or not at all.
+
+        Raises:
+            RunError: a weight is not finite; nothing was written.
+        """
+        self.replay.sync()
+        try:
+            tensors = write_tensors(self._tensors(), "The state", half=False)
+        except CheckpointError as error:
+            raise RunError(str(error)) from error
+        facts = _Facts(
+            epoch=self.epoch,
+            first_steps=self.first_steps,
+            imagined_steps=self.imagined_steps,
+            game=collector.game,
+            actions=tuple(collector.actions),
+            score=collector.score,
+            scores=tuple(self.scores),
+            log_size=log_size,
+            replay_length=self.replay.length,
+            replay_checksum=self.replay.checksum,
+            tensors_bytes=len(tensors),
+            tensors_sha256=checksum(tensors),
+        )
+        written = to_json(facts)
+        content = json.dumps({"sha256": _digest(written), "facts": written}).encode()
+        folder = self.run_dir.resolve() / "state" / f"epoch-{self.epoch:06d}"
+        replace_folder(folder, {TENSORS: tensors, FACTS: content}, ours=(TENSORS, FACTS))
         for old in saved_states(self.run_dir)[:-STATES_KEPT]:
             shutil.rmtree(old)
+
+    def close(self) -> None:
+        """Close the replay and let go of the run directory."""
+        try:
+            self.replay.close()
+        finally:
+            self.lock.release()
 
     def _parts(self) -> Mapping[str, Any]:
         return {
@@ -126,35 +172,51 @@ class TrainState:
 
 def saved_states(run_dir: Path) -> list[Path]:
     """Return the folders of the saved states, oldest first."""
-    return sorted(path for path in (run_dir / "state").glob("epoch-*") if path.suffix != ".tmp")
+    return sorted((run_dir / "state").glob("epoch-*"))
 
 
 def open_run(
     run_dir: Path, config: TrainConfig, game: str, seed: int, num_actions: int, device: torch.device
 ) -> TrainState:
-    """Begin a run in ``run_dir``, or take up the one that is there from its newest state.
+    """Begin a run in ``run_dir``, or take up the one that is there from its newest state; close it in the end.
 
     Raises:
-        UsageError: the networks do not fit together; or ``run_dir`` is no run directory, or belongs to another
-            configuration, game or seed; it was not changed.
+        UsageError: the networks do not fit together; or ``run_dir`` is no run directory, belongs to another
+            configuration, game or seed, or is in use by another process; it was not changed.
         RunError: what is there was damaged.
     """
-    if not (run_dir / "config.json").exists():  # else they were tried out when the run began
-        _check_networks(config, num_actions)
     described = {"game": game, "seed": seed, "config": to_json(config)}
-    _check_or_write(run_dir, described)
+    if not _is_begun(run_dir, described):
+        _check_networks(config, num_actions)
+        run_dir.mkdir(parents=True, exist_ok=True)
+    lock = lock_run(run_dir)
+    try:
+        if not _is_begun(run_dir, described):  # again: before it was locked, others may have begun it
+            replace_file(run_dir / CONFIG, json.dumps(described, indent=1).encode())
+        _clear_litter(run_dir)
+        return _restore(run_dir, config, game, seed, num_actions, device, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+@contextmanager
+def faults_told(run_dir: Path) -> Iterator[None]:
+    """Say in a sentence what the disk refused, and where an interrupted run goes on."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "Make room" if full else "See to it that it can be read and written"
+        raise RunError(f"{run_dir}: {error}. {advice}; then {_goes_on(run_dir)}.") from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {_goes_on(run_dir)}") from error
+
+
+def _goes_on(run_dir: Path) -> str:
     newest = saved_states(run_dir)[-1:]
-    facts: dict[str, Any] = json.loads((newest[0] / "facts.json").read_text()) if newest else {}
-    state = _fresh(run_dir, config, game, seed, num_actions, device, facts.get("replay_length", 0))
-    if newest:
-        state._load_tensors(load_file(newest[0] / "tensors.safetensors", device=str(device)))
-        state.epoch = facts["epoch"]
-        state.first_steps = facts["first_steps"]
-        state.imagined_steps = facts["imagined_steps"]
-        state.collector = Progress(**facts["collector"])
-        state.log_size = facts["log_size"]
-        state.scores = facts["scores"]
-    return state
+    where = f"from the last completed epoch, {newest[0]}" if newest else "from the beginning: no epoch was completed"
+    return f"run the same command again to go on {where}"
 
 
 def _check_networks(config: TrainConfig, num_actions: int) -> None:
@@ -180,14 +242,14 @@ def _check_networks(config: TrainConfig, num_actions: int) -> None:
         ) from error
 
 
-def _fresh(
+def _restore(
     run_dir: Path,
     config: TrainConfig,
     game: str,
     seed: int,
     num_actions: int,
     device: torch.device,
-    replay_length: int,
+    lock: BaseFileLock,
 ) -> TrainState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_rng(seed, 0, Purpose.INIT).initial_seed())
@@ -198,27 +260,112 @@ def _fresh(
     agent.to(device)
     if decoder is not None:
         world_model.attach_decoder(decoder.to(device))
-    return TrainState(
-        run_dir=run_dir,
-        game=game,
-        seed=seed,
-        world_model=world_model,
-        decoder=decoder,
-        agent=agent,
-        world_model_optim=make_optim(world_model, config.fit_world_model),
-        decoder_optim=Optim({"decoder": (decoder, _DECODER_OPTIM)}) if decoder is not None else None,
-        agent_optim=Optim({"agent": (agent, config.fit_agent.optim)}),
-        replay=Replay(run_dir / "replay", replay_length),
-    )
+    folder, facts, replay = _newest(run_dir, num_actions)
+    try:
+        state = TrainState(
+            run_dir=run_dir,
+            game=game,
+            seed=seed,
+            world_model=world_model,
+            decoder=decoder,
+            agent=agent,
+            world_model_optim=make_optim(world_model, config.fit_world_model),
+            decoder_optim=Optim({"decoder": (decoder, _DECODER_OPTIM)}) if decoder is not None else None,
+            agent_optim=Optim({"agent": (agent, config.fit_agent.optim)}),
+            replay=replay,
+            lock=lock,
+        )
+        if folder is None or facts is None:
+            return state
+        expected = layouts(state._tensors())
+        state._load_tensors(read_tensors(folder / TENSORS, facts.tensors_bytes, facts.tensors_sha256, expected))
+    except CheckpointError as error:
+        replay.close()
+        raise RunError(f"{error} It is not this run's: restore it, or begin in another run directory.") from error
+    except BaseException:
+        replay.close()
+        raise
+    state.epoch = facts.epoch
+    state.first_steps = facts.first_steps
+    state.imagined_steps = facts.imagined_steps
+    state.collector = Progress(facts.game, list(facts.actions), facts.score)
+    state.log_size = facts.log_size
+    state.scores = list(facts.scores)
+    return state
 
 
-def _check_or_write(run_dir: Path, described: dict[str, Any]) -> None:
-    path = run_dir / "config.json"
-    if path.exists():
+def _newest(run_dir: Path, num_actions: int) -> tuple[Path | None, _Facts | None, Replay]:
+    """Return the newest state that is whole, what it says, and the replay as it was then; an empty one if none is."""
+    faults = []
+    for folder in reversed(saved_states(run_dir)):
         try:
-            there = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path} is damaged ({error}). Restore it, or begin in another run directory.") from error
+            facts = _read_facts(folder, num_actions)
+            with (folder / TENSORS).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != facts.tensors_sha256:
+                    raise RunError(f"{folder / TENSORS} was damaged: its SHA-256 is another.")
+            replay = Replay(run_dir / "replay", facts.replay_length, facts.replay_checksum, num_actions)
+        except (RunError, OSError) as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            logger.warning("%s Going on from the state before it, %s.", fault, folder)
+        return folder, facts, replay
+    if faults:
+        raise RunError(
+            f"No state of the run in {run_dir} is whole. {' '.join(faults)} Restore one of them, or delete "
+            f"{run_dir / 'state'} to begin the run anew."
+        )
+    return None, None, Replay(run_dir / "replay")
+
+
+def _read_facts(folder: Path, num_actions: int) -> _Facts:
+    path = folder / FACTS
+    data = _read_json(path)
+    if not isinstance(data, dict) or data.get("sha256") != _digest(data.get("facts")):
+        raise RunError(f"{path} was damaged: its SHA-256 is another.")
+    try:
+        facts = from_json(_Facts, data.get("facts"), str(path))
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    numbers = (
+        facts.epoch,
+        facts.first_steps,
+        facts.imagined_steps,
+        facts.game + 1,
+        facts.log_size,
+        facts.replay_length,
+    )
+    if min(numbers) < 0 or not all(0 <= action < num_actions for action in facts.actions):
+        raise RunError(f"{path} holds a number that cannot be.")
+    return facts
+
+
+def _digest(facts: JSON) -> str:
+    try:
+        return checksum(json.dumps(facts, sort_keys=True).encode())
+    except RecursionError as error:
+        raise RunError("The facts of a state are nested without end: it was damaged.") from error
+
+
+def _read_json(path: Path) -> JSON:
+    """Return what a file of the run holds.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise RunError(f"{path} is damaged: it has more than {MAX_JSON_BYTES} bytes.")
+        return parse(path.read_bytes(), str(path))
+    except CheckpointError as error:
+        raise RunError(f"{path} is damaged ({error}). Restore it, or begin in another run directory.") from error
+
+
+def _is_begun(run_dir: Path, described: dict[str, Any]) -> bool:
+    """Return whether this very run is there already; raise if ``run_dir`` holds another, or something else."""
+    path = run_dir / CONFIG
+    if path.exists():
+        there = _read_json(path)
         if not isinstance(there, dict) or there.keys() != described.keys():
             raise UsageError(f"{run_dir} holds something else than a run: write another --run-dir.")
         different = sorted(_differences(there, described))
@@ -227,19 +374,26 @@ def _check_or_write(run_dir: Path, described: dict[str, Any]) -> None:
                 f"{run_dir} holds another run; it differs in {'; '.join(different[:5])}. "
                 f"Write the same settings to go on with it, or another --run-dir to begin a new run."
             )
-        return
+        return True
     if run_dir.exists() and not run_dir.is_dir():
         raise UsageError(f"{run_dir} is a file: write another --run-dir.")
-    if run_dir.exists() and any(run_dir.iterdir()):
+    ours = {LOCK, HOLDER, f".{CONFIG}.new"}  # of a run that was killed as it began
+    if run_dir.exists() and any(entry.name not in ours for entry in run_dir.iterdir()):
         raise UsageError(f"{run_dir} is not empty and holds no run (no config.json). Write another --run-dir.")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(described, indent=1))
-    os.replace(aside, path)
+    return False
+
+
+def _clear_litter(run_dir: Path) -> None:
+    """Delete what killed writers left; nobody else is at work."""
+    for litter in (*run_dir.glob(".*.new"), *(run_dir / "state").glob(".epoch-*")):
+        if litter.is_dir():
+            shutil.rmtree(litter)
+        else:
+            litter.unlink()
 
 
 def _differences(there: object, here: object, where: str = "") -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
         keys = there.keys() | here.keys()
         return [d for key in keys for d in _differences(there.get(key), here.get(key), f"{where}.{key}".lstrip("."))]
-    return [] if there == here else [f"{where} (there {there!r}, asked for {here!r})"]
+    return [] if there == here else [f"{where} (there {shown(there)}, asked for {shown(here)})"]

@@ -12,27 +12,32 @@ import logging
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.config_json import to_json
+from jedi_env.device import enough_memory
 from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
+from jedi_env.folder import replace_file
 from jedi_env.types import Context
 from trainers.collect import Collector
 from trainers.config import TrainConfig
 from trainers.evaluate import protocol_of, score_policy
 from trainers.fit_agent import fit_agent
 from trainers.fit_world_model import fit_world_model, latent_health
+from trainers.health import health, warn
 from trainers.log import Log, averages, progress
 from trainers.policy import AgentPolicy, Policy, RandomPolicy
 from trainers.provenance import provenance
 from trainers.randomness import Purpose, numpy_rng, torch_rng
 from trainers.replay import Sampling
-from trainers.state import TrainState, open_run
+from trainers.state import TrainState, faults_told, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -45,24 +50,25 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
         game: one of the 26 games, or the id of a Gymnasium environment with image observations.
         seed: of everything random in the run.
         run_dir: created if missing. Holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``replay/``,
-            ``state/``, ``scores.json`` and ``checkpoint/``.
+            ``state/``, ``scores.json`` and ``checkpoint/``. One process at a time.
         device: to train on.
 
     Raises:
-        UsageError: the game is not known, or ``run_dir`` belongs to another configuration, game or seed; nothing was
-            changed.
-        RunError: the run went wrong, or its directory was damaged.
+        UsageError: the game is not known, or ``run_dir`` belongs to another configuration, game or seed, or is in use;
+            nothing was changed.
+        RunError: the run went wrong, or its directory was damaged. What was completed is kept.
+        KeyboardInterrupt: with a sentence that says where the run goes on.
     """
     if seed < 0:
         raise UsageError(f"The seed is {seed}: write a whole number of at least 0.")
     checkpoint = run_dir / "checkpoint"
-    with ExitStack() as opened:
-        env = opened.enter_context(closing(make_pixels(game)))
+    with faults_told(run_dir), ExitStack() as opened:
+        env = opened.enter_context(closing(make_pixels(game, frame_skip=config.frame_skip)))
         actions = env.action_space
         if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
             raise UsageError(f"{game!r} has the action space {actions}; the trainer takes Discrete actions from 0.")
         state = open_run(run_dir, config, game, seed, int(actions.n), device)
-        opened.callback(state.replay.close)
+        opened.callback(state.close)
         if state.epoch >= epochs(config, state) and checkpoint.exists():  # all done, by an earlier command
             return checkpoint
         log = opened.enter_context(closing(Log(run_dir, state.log_size)))
@@ -75,9 +81,11 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
                 if metrics:
                     metrics["seconds"] = time.perf_counter() - began
                     log.write(phase.__name__, state.epoch, metrics)
+            if warnings := warn(health(log.recent, int(actions.n), config.fit_agent.gamma), state.epoch):
+                log.write("health", state.epoch, warnings)
             state.epoch += 1
-            state.save(log.size, collector.progress)
-        publish(config, state, device).save(checkpoint)
+            state.save(log.sync(), collector.progress)
+        publish(config, state, env, device).save(checkpoint)
     return checkpoint
 
 
@@ -90,6 +98,7 @@ def epochs(config: TrainConfig, state: TrainState) -> int:
 def collect(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
     """Play the real game: at random before the first update, then with the agent."""
     settings = config.collect
+    before = state.replay.length
     policy: Policy
     if state.epoch == 0:
         policy = RandomPolicy(state.agent.num_actions, numpy_rng(state.seed, 0, Purpose.COLLECT))
@@ -106,7 +115,7 @@ def collect(config: TrainConfig, state: TrainState, collector: Collector, device
         generator = torch_rng(state.seed, state.epoch, Purpose.COLLECT, device)
         policy = AgentPolicy(state.world_model, state.agent, generator, settings.epsilon)
         scores = _collect(collector, steps, policy)
-    metrics = {"real_steps": float(state.replay.num_steps), "games": float(len(scores))}
+    metrics = {"real_steps": float(state.replay.num_steps), "games": float(len(scores)), **_rates(state, before)}
     if scores:
         metrics["score"] = sum(scores) / len(scores)
     return metrics
@@ -134,7 +143,8 @@ def fit_models(config: TrainConfig, state: TrainState, collector: Collector, dev
         state.decoder_optim,
         state.frozen_frames,
     )
-    metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: world model"))
+    with enough_memory("fit_world_model.batch"):
+        metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: world model"))
     return {**metrics, **latent_health(state.world_model, state.replay, rng, device)}
 
 
@@ -144,12 +154,13 @@ def imagine(config: TrainConfig, state: TrainState, collector: Collector, device
     updates = settings.updates if state.epoch else settings.first_updates
     if updates == 0:
         return {}
-    contexts = draw_contexts(config, state, settings.contexts, device)
     dtype = torch.bfloat16 if config.fit_world_model.precision_bf16 else torch.float32
-    dream = Dream(state.world_model, contexts, horizon=None, dtype=dtype)
     generator = torch_rng(state.seed, state.epoch, Purpose.AGENT, device)
-    steps = fit_agent(state.agent, state.agent_optim, dream, settings, updates, generator)
-    metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: agent in imagination"))
+    with enough_memory("fit_agent.batch or fit_agent.contexts"):
+        contexts = draw_contexts(config, state, settings.contexts, device)
+        dream = Dream(state.world_model, contexts, horizon=None, dtype=dtype)
+        steps = fit_agent(state.agent, state.agent_optim, dream, settings, updates, generator)
+        metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: agent in imagination"))
     state.imagined_steps += updates * settings.batch * settings.horizon
     return {**metrics, "imagined_steps": float(state.imagined_steps)}
 
@@ -164,7 +175,7 @@ def evaluate(config: TrainConfig, state: TrainState, collector: Collector, devic
         return {}
     generator = torch_rng(state.seed, state.epoch, Purpose.EVALUATE, device)
     policy = AgentPolicy(state.world_model, state.agent, generator)
-    score = score_policy(state.game, policy, episodes, f"epoch {state.epoch + 1}: real games")
+    score = score_policy(state.game, policy, episodes, f"epoch {state.epoch + 1}: real games", config.frame_skip)
     state.scores.append(
         {
             **score.to_json(),
@@ -176,7 +187,7 @@ def evaluate(config: TrainConfig, state: TrainState, collector: Collector, devic
             **provenance(config),
         }
     )
-    (state.run_dir / "scores.json").write_text(json.dumps(state.scores, indent=1))
+    replace_file(state.run_dir / "scores.json", json.dumps(state.scores, indent=1).encode())
     logger.info("epoch %d: %.2f +- %.2f over %d real games", state.epoch + 1, score.mean, score.std, episodes)
     return {"score": score.mean, "score_std": score.std, "episodes": float(episodes)}
 
@@ -191,14 +202,16 @@ def draw_contexts(config: TrainConfig, state: TrainState, size: int, device: tor
     return Context(frames, actions.to(device))
 
 
-def publish(config: TrainConfig, state: TrainState, device: torch.device) -> Checkpoint:
-    """Return the run's dream and agent as a checkpoint."""
+def publish(config: TrainConfig, state: TrainState, env: gym.Env[Any, Any], device: torch.device) -> Checkpoint:
+    """Return the run's dream and agent as a checkpoint; the real game ``env`` tells what the actions mean."""
+    named = env.has_wrapper_attr("get_action_meanings")
+    meanings = {"action_meanings": list(env.get_wrapper_attr("get_action_meanings")())} if named else {}
     return Checkpoint(
         world_model=state.world_model.eval(),
         contexts=draw_contexts(config, state, config.bank, device),
         game=state.game,
         horizon=None,
-        protocol={**protocol_of(state.game), "life_loss": config.collect.life_loss},
+        protocol={**protocol_of(state.game, config.frame_skip), "life_loss": config.collect.life_loss, **meanings},
         provenance={
             **provenance(config),
             "seed": state.seed,
@@ -215,6 +228,15 @@ def publish(config: TrainConfig, state: TrainState, device: torch.device) -> Che
 def _collect(collector: Collector, steps: int, policy: Policy) -> list[float]:
     games = progress(collector.collect(steps, policy), steps, "collect real steps")
     return [score for score in games if score is not None]
+
+
+def _rates(state: TrainState, before: int) -> dict[str, float]:
+    """Return how often the transitions from row ``before`` on had rewards and ends; reward signs, as in the dream."""
+    steps = state.replay.steps[before:]
+    steps = steps[~steps["last"]]
+    signs = np.sign(steps["reward"])
+    rates = {"real_reward": signs, "real_events": abs(signs), "real_end": steps["terminated"]}
+    return {name: float(values.mean()) for name, values in rates.items()}
 
 
 def _rare_rewards(state: TrainState) -> int:

@@ -8,7 +8,7 @@ does it, without OpenCV, and this is the only file that imports ``ale_py``. It k
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium
@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
 from jedi_env.envs.encode import Action, Pixels
-from jedi_env.envs.pixels import SIZE, PixelsVectorEnv, check_seed
+from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv, check_names, check_seed
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ale_py import ALEVectorInterface
 
 RENDER_SCALE = 4
+SCREEN = (210, 160)  # what the console shows, in all 26 games
 EMULATOR_FPS = 60
 _KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 _RENDER_MODES = (None, "rgb_array")
@@ -36,31 +37,50 @@ class AtariProtocol:
     """How a game is played; a score means nothing without it. The defaults are those of the Atari100k benchmark.
 
     Attributes:
-        frame_skip: emulator frames a step; the pixels are the maximum over the last two.
+        frame_skip: emulator frames a step; the pixels are the maximum over the last two. A pair: drawn uniformly from
+            the least to the most at every step.
         noop_max: an episode starts with 0 to this many no-ops, drawn uniformly.
         sticky: chance that the emulator repeats the last action in place of the given one, at every frame.
         life_loss: a lost life ends the episode (``terminated``), and the reset after it goes on with the same game.
         max_frames: emulator frames, not counting the no-ops, after which a game is truncated.
         full_action_space: all 18 actions rather than those that the game uses.
-        size: height and width of the pixels.
+        size: height and width of the pixels; None: the console's own 210 x 160.
     """
 
-    frame_skip: int = 4
+    frame_skip: int | tuple[int, int] = 4
     noop_max: int = 30
     sticky: float = 0.0
     life_loss: bool = False
     max_frames: int = 108_000
     full_action_space: bool = False
-    size: int = SIZE
+    size: int | None = SIZE
 
     def __post_init__(self) -> None:
-        for name, least in (("frame_skip", 1), ("noop_max", 0), ("max_frames", 1), ("size", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; write a whole number of at least {least}.")
-        if not 0 <= self.sticky <= 1:
+        skips = self.frame_skip if isinstance(self.frame_skip, tuple) else (self.frame_skip,)
+        if len(skips) not in (1, 2) or not all(_is_whole(skip, 1) for skip in skips) or skips[0] > skips[-1]:
             raise UsageError(
-                f"sticky is {self.sticky}, but it is a chance: write a number from 0 to 1 (0.25 is usual)."
+                f"frame_skip is {self.frame_skip!r}; write a whole number of at least 1, or a pair (least, most)."
             )
+        if skips[0] == skips[-1]:
+            object.__setattr__(self, "frame_skip", skips[0])
+        for name, least in (("noop_max", 0), ("max_frames", 1), ("size", 1)):
+            value = getattr(self, name)
+            if not _is_whole(value, least) and not (name == "size" and value is None):
+                raise UsageError(f"{name} is {value!r}; write a whole number of at least {least}.")
+        for name in ("life_loss", "full_action_space"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; write True or False.")
+        sticky: object = self.sticky
+        is_number = isinstance(sticky, int | float | np.number) and not isinstance(sticky, bool)
+        if not is_number or not 0 <= self.sticky <= 1:
+            raise UsageError(
+                f"sticky is {self.sticky!r}, but it is a chance: write a number from 0 to 1 (0.25 is usual)."
+            )
+
+    @property
+    def frame_skips(self) -> tuple[int, int]:
+        """The least and the most emulator frames a step."""
+        return (self.frame_skip, self.frame_skip) if isinstance(self.frame_skip, int) else self.frame_skip
 
 
 class AtariGame(gymnasium.Env[Pixels, Action]):
@@ -84,14 +104,17 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
     def __init__(self, game: str, protocol: AtariProtocol | None = None, render_mode: str | None = None) -> None:
         _check_render_mode(render_mode)
         self.protocol = protocol or AtariProtocol()
+        least, most = self.protocol.frame_skips
+        if least != most:
+            raise UsageError(f"An AtariGame has one frame_skip, not {least} to {most}: make it with make_pixels().")
         self.render_mode = render_mode
         self.metadata = {
             "render_modes": [mode for mode in _RENDER_MODES if mode],
-            "render_fps": EMULATOR_FPS // self.protocol.frame_skip,
+            "render_fps": EMULATOR_FPS // least,
         }
         self._ale: ALEVectorInterface | None = _emulator(game, self.protocol)
         self._meanings: list[str] = [action.name for action in self._ale.get_action_set()]
-        self.observation_space = Box(0, 255, (self.protocol.size, self.protocol.size, 3), np.uint8)
+        self.observation_space = Box(0, 255, (*_picture(self.protocol), 3), np.uint8)
         self.action_space = Discrete(len(self._meanings))
         self._pixels: Pixels | None = None
         self._info: dict[str, Any] = {}
@@ -99,9 +122,10 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
         self._life_lost = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Pixels, dict[str, Any]]:
-        """Start a game, or go on with it after a lost life; no options are used."""
+        """Start a game, or go on with it after a lost life; there are no options."""
         ale = self._open()
         seed = check_seed(seed)
+        check_names(options, ())
         super().reset(seed=seed)
         if self._sent:  # an interrupted step: take its result away, or every later one would be a step late
             ale.recv()
@@ -175,6 +199,43 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
         return latest.copy(), dict(self._info)
 
 
+class RandomSkip(gymnasium.Wrapper[Pixels, Action, Pixels, Action], gymnasium.utils.RecordConstructorArgs):
+    """Repeats every action for a number of frames drawn uniformly at each step: JEDI's stochastic Atari.
+
+    The pixels are the maximum over the last two frames. The draws follow from the seed of the last seeded ``reset``.
+
+    Args:
+        env: a game whose steps are single frames.
+        least: the fewest frames.
+        most: the most.
+    """
+
+    def __init__(self, env: gymnasium.Env[Pixels, Action], least: int, most: int) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self, least=least, most=most)
+        gymnasium.Wrapper.__init__(self, env)
+        self.least, self.most = least, most
+
+    def step(self, action: Action) -> tuple[Pixels, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Play 'least' to 'most' frames, or up to the end of the episode; the reward is their sum."""
+        total, frames = 0.0, []
+        for _ in range(self.np_random.integers(self.least, self.most, endpoint=True)):
+            pixels, reward, terminated, truncated, info = self.env.step(action)
+            frames.append(pixels)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return np.maximum.reduce(frames[-2:]), total, terminated, truncated, info
+
+
+def atari_game(game: str, protocol: AtariProtocol, render_mode: str | None = None) -> gymnasium.Env[Pixels, Action]:
+    """Return one game under any protocol, also one whose frame skip is drawn; as :class:`AtariGame`."""
+    least, most = protocol.frame_skips
+    if least == most:
+        return AtariGame(game, protocol, render_mode)
+    frames = AtariGame(game, replace(protocol, frame_skip=1, size=None), render_mode)
+    return AreaResize(RandomSkip(frames, least, most), protocol.size or SIZE)
+
+
 class AtariVectorGame(PixelsVectorEnv):
     """Many lanes of one Atari game, each emulated in a thread of its own.
 
@@ -196,7 +257,8 @@ class AtariVectorGame(PixelsVectorEnv):
         autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__([AtariGame(game, protocol, render_mode) for _ in range(num_envs)], autoreset_mode)
+        games = [AtariGame(game, protocol, render_mode) for _ in range(num_envs)]
+        super().__init__(games, autoreset_mode, options=())
         self.protocol = self.envs[0].protocol
 
     def step(
@@ -240,13 +302,14 @@ def _emulator(game: str, protocol: AtariProtocol) -> ALEVectorInterface:
     rom = roms.get_rom_path(re.sub(r"(?<!^)(?=[A-Z])", "_", game).lower())
     if rom is None:
         raise UsageError(f"ale-py has no ROM of {game!r}.{nearest(game, GAMES)}")
+    height, width = _picture(protocol)
     return ALEVectorInterface(
         rom_path=rom,
         num_envs=1,
-        frame_skip=protocol.frame_skip,
+        frame_skip=protocol.frame_skips[0],
         stack_num=1,
-        img_height=protocol.size,
-        img_width=protocol.size,
+        img_height=height,
+        img_width=width,
         grayscale=False,
         maxpool=True,
         noop_max=protocol.noop_max + 1,  # ale_py draws from range(noop_max)
@@ -263,6 +326,14 @@ def _emulator(game: str, protocol: AtariProtocol) -> ALEVectorInterface:
         thread_affinity_offset=-1,
         autoreset_mode=AutoresetMode.NEXT_STEP.value,  # it never comes to that: AtariGame wants a reset first
     )
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+
+
+def _picture(protocol: AtariProtocol) -> tuple[int, int]:
+    return SCREEN if protocol.size is None else (protocol.size, protocol.size)
 
 
 def _check_render_mode(render_mode: str | None) -> None:

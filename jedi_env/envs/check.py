@@ -314,6 +314,10 @@ class _Step:
     def ended(self) -> Mask:
         return self.terminated | self.truncated
 
+    @property
+    def outcome(self) -> dict[str, NDArray[Any]]:
+        return {"rewards": self.rewards, "terminated": self.terminated, "truncated": self.truncated}
+
     def difference(self, other: "_Step") -> str | None:
         """Return the name of a field in which the two differ."""
         for name in ("observation", "rewards", "terminated", "truncated", "finals"):
@@ -504,6 +508,7 @@ class _Run:
         start: the observation of that reset.
         actions: all of them.
         steps: the first ``COMPARED`` steps.
+        outcomes: rewards, terminations and truncations of all steps.
         ends: the first ``ENDS`` steps at which a lane ended, by index.
         after_end: the step after the first of these.
         seamless: every new episode began with the observation that the old one ended with, though observations vary.
@@ -513,6 +518,7 @@ class _Run:
     start: Data
     actions: list[Data]
     steps: list[_Step]
+    outcomes: list[dict[str, NDArray[Any]]]
     ends: dict[int, _Step]
     after_end: _Step | None = None
     seamless: bool = False
@@ -531,13 +537,14 @@ class _Run:
 
 def _explore(player: _Player, seed: int, limit: int) -> _Run:
     """Play until every lane has ended, and a little longer; the player checks every step."""
-    run = _Run(seed, player.reset(seed), [], [], {})
+    run = _Run(seed, player.reset(seed), [], [], [], {})
     seen = np.zeros(player.num_envs, dtype=np.bool_)
     extra = AFTER_ENDS
     while len(run.actions) < limit and extra:
         index = len(run.actions)
         run.actions.append(player.actions.sample())
         step = player.step(run.actions[index])
+        run.outcomes.append(step.outcome)
         if run.first_end == index - 1:
             run.after_end = step
         if step.ended.any() and len(run.ends) < ENDS:
@@ -650,12 +657,11 @@ def _check_lane_seeds(player: _Player, seed: int, notes: list[str]) -> bool:
 
 
 def _check_partial_reset(player: _Player, run: _Run, lane_seeds: bool, notes: list[str]) -> bool:
-    """A masked reset begins lane 0 anew and leaves the others alone, then and later."""
+    """A masked reset begins lane 0 anew and leaves the others alone, then and up to each lane's end."""
     if player.num_envs == 1:
         notes.append("Partial resets were not checked: they need at least 2 lanes.")
         return False
-    until = min([len(run.steps), *(index + 1 for index in run.ends)])  # no lane ends before
-    begun = min(AFTER_ENDS, until - 1)
+    begun = min(AFTER_ENDS, len(run.steps) - 1, *run.ends)  # no lane ends before
     run.play(player, begun)
     mask = np.arange(player.num_envs) == 0
     try:
@@ -675,23 +681,48 @@ def _check_partial_reset(player: _Player, run: _Run, lane_seeds: bool, notes: li
             f"starts lane 0 otherwise than reset(seed={run.seed}) does.",
             "Reset the masked lanes as a full reset with their seeds would.",
         )
-    for index in range(begun, until):
-        step, plain = player.step(run.actions[index]), run.steps[index]
-        for lane in range(1, player.num_envs):
-            for name in ("observation", "rewards", "terminated", "truncated"):
-                new, old = (
-                    player.lanes(one.observation)[lane] if name == "observation" else getattr(one, name)[lane]
-                    for one in (step, plain)
+    going_on = dict.fromkeys(range(player.num_envs), begun) | {0: 0}  # each lane's place in the run, till its end there
+    for count in range(1, len(run.actions) - begun + 1):
+        step = player.step(_mixed(player, run.actions[count - 1], run.actions[count - 1 + begun]))
+        for lane, offset in tuple(going_on.items()):
+            index = count - 1 + offset
+            name = _lane_difference(player, run, index, step, lane)
+            if name and lane == 0:
+                _fault(
+                    f"step {count} after a reset of lane 0 alone",
+                    f"{name} of lane 0 is not what it is after reset(seed={run.seed}).",
+                    "Reset everything of the masked lanes, also their counters and generators.",
                 )
-                if not data_equivalence(old, new):
-                    _fault(
-                        f"step {index + 1 - begun} after a reset of lane 0 alone",
-                        f"{name} of lane {lane} is not what it is without that reset.",
-                        "Keep everything of the other lanes, also their counters and generators.",
-                    )
-        if step.ended.any():
+            if name:
+                _fault(
+                    f"step {count} after a reset of lane 0 alone",
+                    f"{name} of lane {lane} is not what it is without that reset.",
+                    "Keep everything of the other lanes, also their counters and generators.",
+                )
+            if run.outcomes[index]["terminated"][lane] or run.outcomes[index]["truncated"][lane]:
+                del going_on[lane]
+        if not going_on:
             break
     return True
+
+
+def _mixed(player: _Player, first: Data, others: Data) -> Data:
+    """Return the actions ``others`` with those of ``first`` in lane 0."""
+    batch, single = player.env.action_space, player.env.single_action_space
+    lanes = [next(iter(iterate(batch, first))), *list(iterate(batch, others))[1:]]
+    empty: Data = create_empty_array(single, player.num_envs)
+    return concatenate(single, lanes, empty)
+
+
+def _lane_difference(player: _Player, run: _Run, index: int, step: _Step, lane: int) -> str | None:
+    """Return in what a lane's ``step`` differs from its step ``index`` of the run, of what is kept of that."""
+    for name, new in step.outcome.items():
+        if new[lane] != run.outcomes[index][name][lane]:
+            return name
+    if index < len(run.steps):
+        old, shown = (player.lanes(one.observation)[lane] for one in (run.steps[index], step))
+        return None if data_equivalence(old, shown) else "observation"
+    return None
 
 
 def _check_reset_after_end(player: _Player, run: _Run, partial_reset: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat
+from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -51,6 +51,7 @@ class FrameEncoder(Protocol):
         ...
 
 
+@runtime_checkable
 class CheckpointLike(Protocol):
     """Anything with a world model."""
 
@@ -197,7 +198,8 @@ class EncodedVectorEnv(VectorWrapper[Observation, Action, Pixels, Action, NDArra
     def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Start episodes in every lane, or in those that ``options["reset_mask"]`` names: the others keep theirs."""
         pixels, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # lists too, as SyncVectorEnv
-        lanes = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=np.bool_))
+        mask = (options or {}).get("reset_mask")
+        lanes = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
         self._stack.begin(lanes, self._frames.encode(pixels[lanes]))
         self._ended = self._ended & ~lanes
         return self._stack.observation(), info

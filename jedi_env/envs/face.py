@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from jedi_env.checkpoint import Checkpoint, find_checkpoint
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
-from jedi_env.dream import Dream
+from jedi_env.dream import Dream, live_through
 from jedi_env.envs.encode import encode_apart
+from jedi_env.envs.pixels import check_names, check_positive
 from jedi_env.errors import UsageError, nearest
 from jedi_env.noise import lane_keys
-from jedi_env.types import Context, DreamState, Transition
+from jedi_env.types import Context, DreamState, ModelState, Transition
 
 DEFAULT_HORIZON = 50
 RENDER_SCALE = 4
@@ -122,6 +124,7 @@ class Face:
             sampler_steps=sampler_steps,
             dtype=precision,
             compile=compiled,
+            beginnings=_beginnings(self.checkpoint, precision),
         )
 
         channels, height, width = self.model.frame_shape
@@ -209,24 +212,29 @@ class Face:
             raise UsageError(f"The action {array.tolist()} is out of range; give {wanted} from 0 to {number - 1}.")
         return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
 
-    def context_indices(self, contexts: ArrayLike | Tensor, lanes: int) -> Tensor:
-        """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it."""
+    def context_indices(self, contexts: ArrayLike | Tensor, lanes: int, mask: Tensor | None = None) -> Tensor:
+        """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it where ``mask`` holds; 0 elsewhere."""
         array, bank = as_array(contexts, "options['contexts']"), len(self.checkpoint.contexts)
         if array.ndim == 0:
             array = np.full(lanes, array)
+        if mask is not None and array.shape == (lanes,):
+            array = np.where(mask.cpu().numpy(), array, 0)
         if array.shape != (lanes,) or array.dtype.kind not in "iu" or ((array < 0) | (array >= bank)).any():
             raise UsageError(
                 f"options['contexts'] is {contexts!r}; give one index a lane ({lanes}), each from 0 to {bank - 1}."
             )
         return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
 
-    def history(self, frames: ArrayLike | Tensor, actions: ArrayLike | Tensor, lanes: int) -> Context:
+    def history(
+        self, frames: ArrayLike | Tensor, actions: ArrayLike | Tensor, lanes: int, mask: Tensor | None = None
+    ) -> Context:
         """Return ``options["frames"]`` and ``options["actions"]`` as the context to dream on from.
 
         Args:
             frames: uint8 ``(K, 64, 64, 3)`` or ``(lanes, K, 64, 64, 3)``, at least the model's context; the last count.
             actions: the K-1 actions between them, ``(K-1,)`` or ``(lanes, K-1)``.
             lanes: number of lanes; a single history serves all.
+            mask: bool ``(lanes,)``, the lanes whose actions count; None: all.
         """
         need = self.model.context_length
         pixels, taken = as_array(frames, "options['frames']"), as_array(actions, "options['actions']")
@@ -234,6 +242,8 @@ class Face:
             pixels = np.broadcast_to(pixels, (lanes, *pixels.shape))
         if taken.ndim == 1:
             taken = np.broadcast_to(taken, (lanes, *taken.shape))
+        if mask is not None and taken.shape[:1] == (lanes,):
+            taken = np.where(mask.cpu().numpy().reshape(-1, *(1,) * (taken.ndim - 1)), taken, 0)
         k = pixels.shape[1] if pixels.ndim == 5 else 0
         if pixels.dtype != np.uint8 or pixels.shape != (lanes, k, 64, 64, 3) or k < need:
             raise UsageError(
@@ -282,6 +292,18 @@ class Face:
         return pixels
 
 
+# Of every checkpoint in use, by precision, where its dreams begin: to live through a large bank takes longer than all
+# the rest of making an environment. Two threads may do it twice, to the same end.
+_lived_through: WeakKeyDictionary[Checkpoint, dict[torch.dtype, ModelState]] = WeakKeyDictionary()
+
+
+def _beginnings(checkpoint: Checkpoint, dtype: torch.dtype) -> ModelState:
+    known = _lived_through.setdefault(checkpoint, {})
+    if dtype not in known:
+        known[dtype] = live_through(checkpoint.world_model, checkpoint.contexts, dtype)
+    return known[dtype]
+
+
 def unnamed_seed(env: Generators) -> int:
     """Return the seed of a first reset that names none: ``env.np_random_seed``, so that giving it repeats the dream."""
     told = env.np_random_seed
@@ -290,14 +312,7 @@ def unnamed_seed(env: Generators) -> int:
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
     """Return ``options`` as a dict of its own, having checked its names."""
-    if options is not None and not isinstance(options, Mapping):
-        raise UsageError(f"options is a {type(options).__name__}: write a dict, with keys of {', '.join(known)}.")
-    given = dict(options or {})
-    for name in given:
-        if name not in known:
-            raise UsageError(
-                f"Unknown reset option {name!r}.{nearest(str(name), known)} There are: {', '.join(known)}."
-            )
+    given = check_names(options, known)
     starts = [name for name in ("contexts", "frames", "state") if given.get(name) is not None]
     if len(starts) > 1:
         raise UsageError(f"Reset options {starts} name several places to start from: give one of them.")
@@ -312,14 +327,6 @@ def as_array(value: ArrayLike | Tensor, what: str) -> NDArray[Any]:
         return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of unequal length
         raise UsageError(f"{what} cannot be made an array: {error}. Give an array or a tensor.") from error
-
-
-def check_positive(name: str, value: object, otherwise: str = "") -> None:
-    """Raise :class:`UsageError` unless ``value`` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise UsageError(
-            f"{name} is {value!r}: write a whole number of at least 1{', ' + otherwise if otherwise else ''}."
-        )
 
 
 def _layouts(state: DreamState) -> list[tuple[torch.dtype, tuple[int, ...]]]:

@@ -5,7 +5,7 @@ Not how a game is emulated or which one it is, and not what a world model makes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from jedi_env.envs.encode import Action, Pixels, Seeds
-from jedi_env.errors import UsageError
+from jedi_env.errors import UsageError, nearest
 
 SIZE = 64
 
@@ -57,10 +57,21 @@ class PixelsVectorEnv(SyncVectorEnv):
     """Many games at once: Gymnasium's ``SyncVectorEnv`` in all its autoreset modes, with its traps closed.
 
     A wrong call is refused before any lane has moved, and the caller's ``options`` are left as they are.
+
+    Args:
+        games: the lanes.
+        autoreset_mode: one of Gymnasium's three.
+        options: the names of the reset options that the games take; None: any, they look themselves.
     """
 
-    def __init__(self, games: Sequence[gymnasium.Env[Pixels, Action]], autoreset_mode: AutoresetMode) -> None:
+    def __init__(
+        self,
+        games: Sequence[gymnasium.Env[Pixels, Action]],
+        autoreset_mode: AutoresetMode,
+        options: Collection[str] | None = None,
+    ) -> None:
         super().__init__([partial(_same, game) for game in games], autoreset_mode=autoreset_mode)
+        self._options = None if options is None else ("reset_mask", *options)
         self._ended: NDArray[np.bool_] | None = None  # None until the first reset
 
     def reset(
@@ -69,18 +80,20 @@ class PixelsVectorEnv(SyncVectorEnv):
         seed: Seeds = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset every lane, or those that ``options["reset_mask"]`` (bool, one a lane) names.
+        """Reset every lane, or those that ``options["reset_mask"]`` (bool, one a lane; None: all) names.
 
         Args:
             seed: an int gives lane i ``seed + i``; or one seed a lane.
             options: not changed.
 
         Raises:
-            UsageError: a wrong mask or seed.
+            UsageError: a wrong mask or seed, or an option that there is not.
         """
         seeds = self._check_seeds(seed)
-        options = dict(options or {})
-        mask = self._check_mask(options["reset_mask"]) if "reset_mask" in options else None
+        options = check_names(options, self._options)
+        mask = options.pop("reset_mask", None)
+        if mask is not None:
+            options["reset_mask"] = self._check_mask(mask)
         observations, info = super().reset(seed=seeds, options=options)
         if mask is None or self._ended is None:
             self._ended = np.zeros(self.num_envs, dtype=np.bool_)
@@ -131,6 +144,26 @@ class PixelsVectorEnv(SyncVectorEnv):
         if self._ended is None and not mask.all():
             raise UsageError("The first reset must be of every lane: leave reset_mask out.")
         return mask
+
+
+def check_names(options: Mapping[str, Any] | None, known: Collection[str] | None) -> dict[str, Any]:
+    """Return reset ``options`` as a dict of its own, if all its names are among ``known`` (None: any are)."""
+    there = "" if known is None else f" There are: {', '.join(known) or 'none'}."
+    if options is not None and not isinstance(options, Mapping):
+        raise UsageError(f"options is a {type(options).__name__}: write a dict, or None.{there}")
+    given = dict(options or {})
+    for name in given:
+        if known is not None and name not in known:
+            raise UsageError(f"Unknown reset option {name!r}.{nearest(str(name), known)}{there}")
+    return given
+
+
+def check_positive(name: str, value: object, otherwise: str = "") -> None:
+    """Raise :class:`UsageError` unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UsageError(
+            f"{name} is {value!r}: write a whole number of at least 1{', ' + otherwise if otherwise else ''}."
+        )
 
 
 def check_seed(seed: int | np.integer[Any] | None) -> int | None:

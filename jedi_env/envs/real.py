@@ -13,7 +13,7 @@ import gymnasium
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from jedi_env.envs.atari import AtariGame, AtariProtocol, AtariVectorGame
+from jedi_env.envs.atari import AtariProtocol, AtariVectorGame, atari_game
 from jedi_env.envs.encode import (
     Action,
     CheckpointLike,
@@ -25,7 +25,7 @@ from jedi_env.envs.encode import (
     latent_frames,
     pixel_frames,
 )
-from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv
+from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv, check_positive
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
@@ -41,6 +41,7 @@ def make_pixels(
     sticky: float = 0.0,
     noop_max: int = 30,
     max_frames: int = 108_000,
+    frame_skip: int | tuple[int, int] = 4,
     render_mode: str | None = None,
 ) -> gymnasium.Env[Pixels, Action]:
     """Return one real game whose observations are pixels, uint8 ``(64, 64, 3)``.
@@ -48,18 +49,20 @@ def make_pixels(
     Args:
         game_or_env_id: one of :data:`jedi_env.GAMES`, or any Gymnasium id (also ``"module:id"``) whose observations are
             uint8 images ``(H, W, 3)``; those are resized.
-        life_loss: a lost life ends the episode but not the game; Atari games only, as the next three.
+        life_loss: a lost life ends the episode but not the game; Atari games only, as the next four.
         sticky: chance that the emulator repeats the last action at a frame.
         noop_max: most no-ops that a game starts with.
         max_frames: emulator frames after which a game is truncated.
+        frame_skip: emulator frames a step; a pair: drawn uniformly from the least to the most at every step.
         render_mode: None or ``"rgb_array"``.
 
     Raises:
         UsageError: an unknown name, observations that are no images, or a wrong argument.
     """
-    protocol = AtariProtocol(life_loss=life_loss, sticky=sticky, noop_max=noop_max, max_frames=max_frames)
+    _check_name(game_or_env_id)
+    protocol = AtariProtocol(frame_skip, noop_max, sticky, life_loss, max_frames)
     if game_or_env_id in GAMES:
-        return AtariGame(game_or_env_id, protocol, render_mode)
+        return atari_game(game_or_env_id, protocol, render_mode)
     return _make_other(game_or_env_id, protocol, render_mode)
 
 
@@ -71,6 +74,7 @@ def make_pixels_vec(
     sticky: float = 0.0,
     noop_max: int = 30,
     max_frames: int = 108_000,
+    frame_skip: int | tuple[int, int] = 4,
     autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     render_mode: str | None = None,
 ) -> PixelsVectorEnv:
@@ -82,23 +86,28 @@ def make_pixels_vec(
     Args:
         game_or_env_id: as in :func:`make_pixels`.
         num_envs: number of lanes.
-        life_loss: a lost life ends the episode but not the game; Atari games only, as the next three.
+        life_loss: a lost life ends the episode but not the game; Atari games only, as the next four.
         sticky: chance that the emulator repeats the last action at a frame.
         noop_max: most no-ops that a game starts with.
         max_frames: emulator frames after which a game is truncated.
+        frame_skip: emulator frames a step; a pair: drawn uniformly from the least to the most at every step.
         autoreset_mode: one of Gymnasium's three, or its value (``"SameStep"``, ``"NextStep"``, ``"Disabled"``).
         render_mode: None or ``"rgb_array"``.
 
     Raises:
         UsageError: as :func:`make_pixels`, or a wrong number of lanes or mode.
     """
-    protocol = AtariProtocol(life_loss=life_loss, sticky=sticky, noop_max=noop_max, max_frames=max_frames)
+    _check_name(game_or_env_id)
+    protocol = AtariProtocol(frame_skip, noop_max, sticky, life_loss, max_frames)
     mode = _check_mode(autoreset_mode)
-    _check_positive("num_envs", num_envs)
-    if game_or_env_id in GAMES:
+    check_positive("num_envs", num_envs)
+    if game_or_env_id not in GAMES:
+        return PixelsVectorEnv([_make_other(game_or_env_id, protocol, render_mode) for _ in range(num_envs)], mode)
+    least, most = protocol.frame_skips
+    if least == most:
         return AtariVectorGame(game_or_env_id, num_envs, protocol, mode, render_mode)
-    games = [_make_other(game_or_env_id, protocol, render_mode) for _ in range(num_envs)]
-    return PixelsVectorEnv(games, mode)
+    games = [atari_game(game_or_env_id, protocol, render_mode) for _ in range(num_envs)]
+    return PixelsVectorEnv(games, mode, options=())
 
 
 @overload
@@ -167,8 +176,10 @@ def make_real(
         CheckpointError: the encoder is missing or damaged.
     """
     if obs_type not in _OBS_TYPES:
-        raise UsageError(f"obs_type is {obs_type!r}, but it must be 'latent' or 'rgb'.{nearest(obs_type, _OBS_TYPES)}")
-    _check_positive("frame_stack", frame_stack)
+        raise UsageError(
+            f"obs_type is {obs_type!r}, but it must be 'latent' or 'rgb'.{nearest(str(obs_type), _OBS_TYPES)}"
+        )
+    check_positive("frame_stack", frame_stack)
     if num_envs is None:
         env = make_pixels(game_or_env_id, life_loss=life_loss, sticky=sticky, render_mode=render_mode)
         try:
@@ -203,7 +214,7 @@ def _frames(
     from jedi_env.device import resolve_device
 
     place = resolve_device(device)
-    if checkpoint is None or isinstance(checkpoint, str | os.PathLike):
+    if not isinstance(checkpoint, CheckpointLike):
         from jedi_env.checkpoint import find_checkpoint
 
         checkpoint = find_checkpoint(game, checkpoint, place)
@@ -227,7 +238,8 @@ def _make_other(env_id: str, protocol: AtariProtocol, render_mode: str | None) -
     if protocol != AtariProtocol():
         env.close()
         raise UsageError(
-            f"life_loss, sticky, noop_max and max_frames are for the Atari100k games: leave them out for {env_id!r}."
+            "life_loss, sticky, noop_max, max_frames and frame_skip are for the Atari100k games: "
+            f"leave them out for {env_id!r}."
         )
     try:
         return AreaResize(env)
@@ -247,6 +259,8 @@ def _check_mode(mode: AutoresetMode | str) -> AutoresetMode:
         ) from error
 
 
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
+def _check_name(game_or_env_id: object) -> None:
+    if not isinstance(game_or_env_id, str):
+        raise UsageError(
+            f"The game is {game_or_env_id!r}: write one of jedi_env.GAMES, such as 'Breakout', or a Gymnasium id."
+        )

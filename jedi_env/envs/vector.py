@@ -7,6 +7,7 @@ itself is :class:`jedi_env.dream.Dream`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,15 +17,16 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jedi_env.device import enough_memory
 from jedi_env.envs.face import (
     CheckpointArgument,
     Face,
     HorizonArgument,
     as_array,
     check_options,
-    check_positive,
     unnamed_seed,
 )
+from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.window import Window, tile
 from jedi_env.errors import UsageError, nearest
 from jedi_env.types import DreamState
@@ -63,6 +65,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     Raises:
         UsageError: a wrong argument.
         CheckpointError: the checkpoint is missing or damaged.
+        RunError: so many dreams do not fit into the memory; :meth:`reset` and :meth:`step` raise it too.
     """
 
     def __init__(
@@ -111,8 +114,10 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         }
         self.single_observation_space = self.face.observation_space
         self.single_action_space = self.face.action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._enough_memory = partial(enough_memory, f"num_envs, which is {num_envs}")
+        with self._enough_memory():
+            self.observation_space = batch_space(self.single_observation_space, num_envs)
+            self.action_space = batch_space(self.single_action_space, num_envs)
         self._window = Window(RENDER_FPS)
 
     def reset(
@@ -127,7 +132,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
                 bank, one a lane), ``frames`` with ``actions`` (dream on from real history: uint8 ``(K, 64, 64, 3)`` and
                 the K-1 actions between them, for all lanes or with a leading lane axis; the last frames that the model
                 remembers count) and ``state`` (from :meth:`clone_state`, which goes on with its own noise, or with a
-                seed's: so forks of one dream part). For lanes that the mask leaves out, these are ignored. Not changed.
+                seed's: so forks of one dream part). What these say of lanes that the mask leaves out is ignored, but
+                has to be there. Not changed.
 
         Raises:
             UsageError: a wrong seed or option; nothing was reset.
@@ -139,9 +145,9 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         dream, lanes = self.face.dream, self.num_envs
         contexts = context = state = None
         if given.get("contexts") is not None:
-            contexts = self.face.context_indices(given["contexts"], lanes)
+            contexts = self.face.context_indices(given["contexts"], lanes, mask)
         if given.get("frames") is not None:
-            context = self.face.history(given["frames"], given["actions"], lanes)
+            context = self.face.history(given["frames"], given["actions"], lanes, mask)
         if given.get("state") is not None:
             state = self._checked_state(given["state"], seeds, mask)
 
@@ -149,7 +155,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             seeds = self._checked_seeds(unnamed_seed(self))
         elif seeds is not None and mask is None:
             super().reset(seed=seeds[0])  # np_random
-        dream.reset(seeds, mask=mask, contexts=contexts, context=context)
+        with self._enough_memory():
+            dream.reset(seeds, mask=mask, contexts=contexts, context=context)
         if state is not None:
             dream.state = state if mask is None else state.where(mask, dream.state)
         if self.render_mode == "human":
@@ -179,7 +186,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
                 f"Lanes {dream.state.done.nonzero().flatten().tolist()} have ended, and autoreset is disabled: call "
                 "reset(options={'reset_mask': terminated | truncated}) first."
             )
-        transition = dream.step(checked, restart)
+        with self._enough_memory():
+            transition = dream.step(checked, restart)
         info = self._info(self.face.predictions(transition), restart)
         observation = self.face.observe()
         if self.autoreset_mode is AutoresetMode.SAME_STEP:

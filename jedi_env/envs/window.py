@@ -12,10 +12,16 @@ from jedi_env.errors import UsageError
 
 
 class Window:
-    """One window a process (pygame has no more), at most ``fps`` pictures a second."""
+    """One window a process (pygame has no more), at most ``fps`` pictures a second.
 
-    def __init__(self, fps: int) -> None:
+    Args:
+        fps: pictures a second, at most.
+        title: what stands above the pictures; may be changed at any time.
+    """
+
+    def __init__(self, fps: int, title: str = "a dream") -> None:
         self.fps = fps
+        self.title = title
         self._screen: Any = None
         self._clock: Any = None
 
@@ -23,17 +29,20 @@ class Window:
         """Show ``picture``, uint8 ``(height, width, 3)``, and wait until the next one is due.
 
         Raises:
-            UsageError: pygame is not installed.
+            UsageError: pygame is not installed, or there is no screen.
         """
         try:
             import pygame
         except ImportError as error:
             raise UsageError("render_mode='human' needs pygame: pip install 'jedi-env[play]'.") from error
         if self._screen is None:
-            pygame.display.init()
-            pygame.display.set_caption("a dream")
-            self._screen = pygame.display.set_mode(picture.shape[1::-1])
+            try:
+                pygame.display.init()
+                self._screen = pygame.display.set_mode(picture.shape[1::-1])
+            except pygame.error as error:
+                raise UsageError(f"There is no screen for a window ({error}): pictures need none.") from error
             self._clock = pygame.time.Clock()
+        pygame.display.set_caption(self.title)
         self._screen.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))
         pygame.event.pump()
         pygame.display.flip()

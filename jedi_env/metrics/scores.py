@@ -77,7 +77,8 @@ class Aggregate:
         median: over the games' mean HNS.
         iqm: interquartile mean: all runs of all games, without the lowest and the highest quarter.
         optimality_gap: mean over all runs of how far each is below human, ``1 - min(HNS, 1)``; lower is better.
-        har_hns: harmonic mean of the games' mean HNS + 0.1; the 0.1 stays in the result.
+        har_hns: harmonic mean of the games' mean HNS + 0.1; the 0.1 stays in the result. NaN where a game's mean HNS is
+            not above -0.1, far worse than random play: it is not defined there.
         agent_optimal: mean over the games of :data:`AGENT_OPTIMAL` among ``games``; NaN if there are none.
         human_optimal: the same for :data:`HUMAN_OPTIMAL`.
         ratio: ``agent_optimal / human_optimal``, no unit; NaN unless ``human_optimal`` is positive.
@@ -140,8 +141,7 @@ def aggregate(
         resamples: bootstrap samples.
 
     Raises:
-        UsageError: whatever :func:`human_normalized` refuses; a missing game; games with different numbers of seeds; a
-            game whose mean HNS is not above -0.1, where Har-HNS is not defined.
+        UsageError: whatever :func:`human_normalized` refuses; a missing game; games with different numbers of seeds.
     """
     seed, resamples = _whole("seed", seed, least=0), _whole("resamples", resamples, least=1)
     normalized = human_normalized(scores)
@@ -149,16 +149,11 @@ def aggregate(
     _check_complete(chosen, normalized, explicit=games is not None)
     # Sorted, so that neither the order of the seeds nor that of the games reaches the generator.
     hns = np.stack([np.sort(normalized[game]) for game in chosen])
-    for game, mean in zip(chosen, hns.mean(1), strict=True):
-        if mean <= -HAR_OFFSET:
-            raise UsageError(
-                f"Har-HNS needs every game's mean HNS above {-HAR_OFFSET}, but {game} has {mean:.3f} (mean raw score "
-                f"{np.mean(scores[game]):.6g}, random {RANDOM_SCORES[game]:.6g}): far worse than random play, so check "
-                f"that score. To aggregate the other games, name them in games=."
-            )
 
     halves = (np.isin(chosen, AGENT_OPTIMAL), np.isin(chosen, HUMAN_OPTIMAL))
     point = _statistics(hns[None], *halves)
+    if (hns.mean(1) <= -HAR_OFFSET).any():
+        point["har_hns"] = np.array([np.nan])
     drawn = _bootstrap(hns, halves, seed, resamples)
     return Aggregate(
         **{name: _interval(float(value[0]), drawn[name]) for name, value in point.items()},

@@ -1,8 +1,8 @@
 """A decoder probe: latent -> pixels, for people to look at.
 
 It is trained on detached latents and feeds no gradient back: JEDI has no reconstruction loss (arXiv 2605.13013), and
-what this decoder cannot draw, the latent does not clearly hold. It is no part of the world model's state or of any
-policy.
+what this decoder cannot draw, the latent does not clearly hold. Two ablations of the paper let its loss teach the
+encoder after all: :meth:`Decoder.reconstruction_loss`. It is no part of the world model's state or of any policy.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ class Decoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the image (float B 3 64 64, about [0, 1]) behind ``frames``; no gradient reaches them."""
-        out: Tensor = self.layers(frames.detach().contiguous(memory_format=torch.channels_last))
-        return out.float() + self.mean_image
+        return self._draw(frames.detach())
 
     def decode(self, frames: Tensor) -> Tensor:
         """Return the pixels (uint8 B 64 64 3) behind ``frames`` (B C H W)."""
@@ -73,7 +72,18 @@ class Decoder(nn.Module):
 
     def loss(self, frames: Tensor, pixels: Tensor) -> Tensor:
         """Return the weighted squared error of the image against ``pixels`` (uint8 B 64 64 3)."""
+        return self._error(self(frames), pixels)
+
+    def reconstruction_loss(self, frames: Tensor, pixels: Tensor) -> Tensor:
+        """Return the same number as :meth:`loss`, with a gradient that reaches ``frames``: for the ablations."""
+        return self._error(self._draw(frames), pixels)
+
+    def _draw(self, frames: Tensor) -> Tensor:
+        out: Tensor = self.layers(frames.contiguous(memory_format=torch.channels_last))
+        return out.float() + self.mean_image
+
+    def _error(self, drawn: Tensor, pixels: Tensor) -> Tensor:
         image = pixels.movedim(-1, -3).float() / 255
         unusual = (image - self.mean_image).abs().amax(dim=1, keepdim=True).clamp(max=1)
         weight = 1 + self.config.motion_weight * unusual
-        return (weight * F.mse_loss(self(frames), image, reduction="none")).mean()
+        return (weight * F.mse_loss(drawn, image, reduction="none")).mean()

@@ -34,6 +34,8 @@ class DenoiserConfig:
             DIAMOND's.
         sigma_low, sigma_high: the training noise levels are cut off here (DIAMOND's).
         offset_noise: standard deviation of noise common to a whole channel. Not given by the paper: DIAMOND's.
+        diffusion: learn to denoise. False: predict the next frame in one pass by mean squared error, an ablation of the
+            paper. That is denoising at ``sigma_high`` alone, and with nothing of the target in the input.
         context_noise: standard deviation of noise on the context in training, in units of ``sigma_data``. 0 in both
             papers; some makes a small model robust against its own errors.
     """
@@ -49,6 +51,7 @@ class DenoiserConfig:
     sigma_low: float = 2e-3
     sigma_high: float = 20.0
     offset_noise: float = 0.3
+    diffusion: bool = True
     # ours
     context_noise: float = 0.0
 
@@ -152,10 +155,13 @@ class Denoiser(nn.Module):
             generator: source of noise levels and noise.
         """
         target = target.detach()
-        sigma = self._draw_sigma(len(target), target.device, generator)
-        noisy = target + sigma[:, None, None, None] * _normal(target.shape, target.device, generator)
-        if self.config.offset_noise > 0:
-            noisy = noisy + self.config.offset_noise * _normal((*target.shape[:2], 1, 1), target.device, generator)
+        if self.config.diffusion:
+            sigma = self._draw_sigma(len(target), target.device, generator)
+            noisy = target + sigma[:, None, None, None] * _normal(target.shape, target.device, generator)
+            if self.config.offset_noise > 0:
+                noisy = noisy + self.config.offset_noise * _normal((*target.shape[:2], 1, 1), target.device, generator)
+        else:
+            noisy, sigma = self.blank(target)
         if self.config.context_noise > 0:
             level = self.config.context_noise * self.config.sigma_data
             context = context + level * _normal(context.shape, context.device, generator)
@@ -165,6 +171,10 @@ class Denoiser(nn.Module):
         error = (output - (target - c.skip * noisy) / c.out).square().mean(dim=(1, 2, 3))
         loss = (error * mask).sum() / mask.sum().clamp(min=1)
         return loss, (c.skip * noisy + c.out * output).detach()
+
+    def blank(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fixed input of a prediction in one pass: zeros ``(B, C, H, W)`` at a noise level ``(B,)``."""
+        return torch.zeros_like(like), torch.full((len(like),), self.config.sigma_high, device=like.device)
 
     def _draw_sigma(self, size: int, device: torch.device, generator: torch.Generator) -> Tensor:
         cfg = self.config

@@ -8,6 +8,7 @@ only one that knows which of the two papers a model follows. It is not the agent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,6 +29,7 @@ class LatentEncoderConfig:
         channels: width of each stage; the last is the number of latent channels.
         down: which stages halve the resolution (64 -> 8 with three).
         bound: half the range of a latent: z is in [-bound, bound].
+        clamp: keep latents and the denoiser's estimates in that range. False: an ablation of the paper.
         clamp_estimate: bound the denoiser's estimate by tanh, as the paper does. False: cut it off at the bound
             instead, which leaves values inside the range as they are (tanh shrinks them at every step).
         patch: side of the pixel patches that the stem turns into channels before the first stage. 1 is the paper;
@@ -41,8 +43,9 @@ class LatentEncoderConfig:
     channels: tuple[int, ...] = (32, 32, 32, 16)
     down: tuple[bool, ...] = (True, True, True, False)
     bound: float = 3.0
-    clamp_estimate: bool = True
+    clamp: bool = True
     # ours
+    clamp_estimate: bool = True
     patch: int = 1
     lossless_pool: bool = False
     centre: bool = False
@@ -80,7 +83,7 @@ class LatentEncoder(nn.Module):
         height, width, depth = PIXELS_SHAPE
         side = height // config.patch // 2 ** sum(config.down)
         self.frame_shape = (config.channels[-1], side, side)
-        self.bound = config.bound
+        self.bound = config.bound if config.clamp else math.inf
         before = config.channels[0]
         layers: list[nn.Module] = [conv3x3(depth * config.patch**2, before)]
         for channels, down in zip(config.channels, config.down, strict=True):
@@ -109,11 +112,13 @@ class LatentEncoder(nn.Module):
             else:
                 std, mean = self.latent_std, self.latent_mean
             z = (z - mean) / (std + _standard_deviation_floor()) * self.config.scale
-        return self.config.bound * torch.tanh(z / self.config.bound)
+        return self.config.bound * torch.tanh(z / self.config.bound) if self.config.clamp else z
 
     def clamp(self, frame: Tensor) -> Tensor:
         """Put an imagined frame back into the range of latents."""
         bound = self.config.bound
+        if not self.config.clamp:
+            return frame
         return bound * torch.tanh(frame / bound) if self.config.clamp_estimate else frame.clamp(-bound, bound)
 
     def _features(self, pixels: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ class SamplerConfig:
 
     Attributes:
         steps: denoising steps a frame (3 in both papers).
-        sigma_min, sigma_max, rho: the schedule (eq. 5 of Karras et al.); DIAMOND's values, JEDI's are not known.
+        sigma_min, sigma_max, rho: the schedule (eq. 5 of Karras et al.); DIAMOND's values, JEDI's are not known. It
+            falls, so the minimum is no more than the maximum.
         order: 1 for Euler, 2 for Heun.
         churn: how much noise is added back at each step (algorithm 2 of Karras et al.; 0: deterministic given the
             start).
@@ -33,6 +34,13 @@ class SamplerConfig:
     rho: float = 7.0
     order: int = 1
     churn: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min <= self.sigma_max:
+            raise UsageError(
+                f"sigma_min is {self.sigma_min} and sigma_max is {self.sigma_max}: write numbers above 0, the minimum "
+                "no more than the maximum."
+            )
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
 import pytest
@@ -370,3 +371,68 @@ def test_without_ale_py_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(UsageError, match=r"pip install 'jedi-env\[atari\]'"):
         make_pixels("Breakout")
+
+
+# The frame skip
+
+
+def test_a_drawn_frame_skip_is_uniform_and_follows_from_the_seed():
+    env = make_pixels("Breakout", frame_skip=(2, 6))
+    frames = {}
+    for seed in (5, 5, 6):
+        counts = [env.reset(seed=seed)[1]["episode_frame_number"]]
+        while len(counts) < 400:
+            *_, terminated, truncated, info = env.step(1)
+            counts.append(info["episode_frame_number"])
+            if terminated or truncated:
+                break
+        skips = np.diff(counts[:-1]).tolist()  # the last one may have been cut short
+        assert frames.setdefault(seed, skips) == skips
+    assert frames[5] != frames[6]
+    drawn = [skip for skips in frames.values() for skip in skips]
+    assert len(drawn) > 150
+    shares = np.bincount(drawn, minlength=8) / len(drawn)
+    assert shares[[0, 1, 7]].sum() == 0
+    assert shares[2:7] == pytest.approx(0.2, abs=0.09)
+
+
+def test_a_drawn_frame_skip_shows_the_last_two_frames_and_adds_up_the_rewards():
+    """Against the emulator frame by frame, and OpenCV's area interpolation."""
+    env, frame_by_frame = make_pixels("Breakout", frame_skip=(2, 6)), AtariGame("Breakout", AtariProtocol(1, size=None))
+    _, info = env.reset(seed=1)
+    frame_by_frame.reset(seed=1)
+    before, rewards = info["episode_frame_number"], 0.0
+    for step in range(120):
+        action = 1 if step % 4 == 0 else int(step % 3) + 1
+        pixels, reward, *_, info = env.step(action)
+        number, before = info["episode_frame_number"] - before, info["episode_frame_number"]
+        played = [frame_by_frame.step(action) for _ in range(number)]
+        expected = cv2.resize(np.maximum(played[-1][0], played[-2][0]), (64, 64), interpolation=cv2.INTER_AREA)
+        assert np.abs(pixels.astype(int) - expected).max() <= 1
+        assert reward == sum(one[1] for one in played)
+        rewards += reward
+    assert rewards > 0
+
+
+def test_the_same_least_and_most_is_a_fixed_frame_skip():
+    env, other = make_pixels("Pong", frame_skip=(4, 4)), make_pixels("Pong")
+    assert env.protocol == other.protocol == AtariProtocol()
+    assert same(play(env, 20, seed=2), play(other, 20, seed=2))
+
+
+def test_lanes_draw_their_frame_skips_each_from_its_seed():
+    vec, single = make_pixels_vec("Breakout", 2, frame_skip=(2, 6)), make_pixels("Breakout", frame_skip=(2, 6))
+    vec.reset(seed=7)
+    lanes = np.array([vec.step(np.ones(2, dtype=np.int64))[4]["episode_frame_number"] for _ in range(20)]).T.tolist()
+    for lane, seed in enumerate((7, 8)):
+        single.reset(seed=seed)
+        assert lanes[lane] == [single.step(1)[4]["episode_frame_number"] for _ in range(20)]
+    assert lanes[0] != lanes[1]
+
+
+@pytest.mark.parametrize("skip", [0, (0, 4), (5, 4)])
+def test_a_frame_skip_must_be_a_number_or_two_in_order(skip):
+    with pytest.raises(UsageError, match="frame_skip is"):
+        make_pixels("Breakout", frame_skip=skip)
+    with pytest.raises(UsageError, match="make it with make_pixels"):
+        AtariGame("Breakout", AtariProtocol((2, 6)))

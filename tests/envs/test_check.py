@@ -148,6 +148,13 @@ def test_the_toy_passes_with_every_check_and_no_note(kind, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ends", [(4, 9, 12), (4, 50, 60), (60, 50, 4), (1, 2, 3)])
+def test_lanes_may_end_at_their_own_times(ends, mode):
+    kind = type("Ages", (HiddenAges,), {"ends": ends})
+    assert check_vector_env(kind(autoreset_mode=mode)).partial_reset
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_sync_vector_env_passes(mode):
     report = check_vector_env(SyncVectorEnv([cart_pole] * 3, autoreset_mode=mode))
     assert report.autoreset_mode is mode
@@ -528,6 +535,52 @@ class ForgottenAges(Walk):
         return np.where(self.mask(options)[:, None], obs, before), info
 
 
+class HiddenAges(Walk):
+    """Lanes that grow old without showing it, each to an age of its own."""
+
+    ends = (4, 9, 12)
+
+    def __init__(self, num_envs=3, autoreset_mode=SAME_STEP):
+        super().__init__(num_envs, autoreset_mode, horizon=np.array(self.ends))
+
+    def move(self, actions):
+        self.state[:, 0] += np.where(actions == 1, 0.01, -0.01)
+
+    def observe(self):
+        return self.state * np.float32([1, 0])
+
+    def info(self):
+        return {}
+
+
+class AllHiddenAgesForgotten(HiddenAges):
+    """A masked reset clears the counters of every lane."""
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed, options=options)
+        self.state[:, 1] = 0
+        return result
+
+
+class AllOldAgesForgotten(AllHiddenAgesForgotten):
+    ends = (4, 50, 60)
+
+
+class OwnHiddenAgeKept(HiddenAges):
+    """A masked reset leaves its own lane's counter as it was."""
+
+    def reset(self, *, seed=None, options=None):
+        ages = self.state[:, 1].copy()
+        result = super().reset(seed=seed, options=options)
+        if options and seed is not None:
+            self.state[:, 1] = ages * ~self.ended
+        return result
+
+
+class OwnOldAgeKept(OwnHiddenAgeKept):
+    ends = (60, 50, 4)
+
+
 class ChangedMask(Walk):
     def reset(self, *, seed=None, options=None):
         result = super().reset(seed=seed, options=options)
@@ -653,6 +706,20 @@ FAULTS = [
     (SameStepInDisguise, DISABLED, r"had ended, but play on without a reset"),
     (IgnoredMask, SAME_STEP, r"reset_mask.*changed the observation of lane 1"),
     (ForgottenAges, SAME_STEP, r"after a reset of lane 0 alone: observation of lane 1 is not what it is without"),
+    (
+        AllHiddenAgesForgotten,
+        SAME_STEP,
+        r"after a reset of lane 0 alone: truncated of lane 1 is not what it is without",
+    ),
+    (
+        AllHiddenAgesForgotten,
+        NEXT_STEP,
+        r"after a reset of lane 0 alone: truncated of lane 1 is not what it is without",
+    ),
+    (AllOldAgesForgotten, SAME_STEP, r"after a reset of lane 0 alone: truncated of lane 1 is not what it is without"),
+    (OwnHiddenAgeKept, SAME_STEP, r"step 1 after a reset of lane 0 alone: truncated of lane 0 is not what it is after"),
+    (OwnHiddenAgeKept, DISABLED, r"step 1 after a reset of lane 0 alone: truncated of lane 0 is not what it is after"),
+    (OwnOldAgeKept, SAME_STEP, r"step 57 after a reset of lane 0 alone: truncated of lane 0 is not what it is after"),
     (ChangedMask, SAME_STEP, r"changed the caller's reset_mask"),
     (MaskWithoutSeed, NEXT_STEP, r"starts lane 0 otherwise than reset\(seed=0\) does"),
     (StaleAfterReset, NEXT_STEP, r"^reset\(seed=0\) right after an end: does not start over"),

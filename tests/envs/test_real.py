@@ -276,12 +276,30 @@ def test_an_ale_id_outside_the_26_works():
         (lambda: make_pixels("ToyGray-v0"), "uint8 images"),
         (lambda: make_pixels("Toy-v0", sticky=0.25), "leave them out"),
         (lambda: make_pixels("Breakout", sticky=25), "from 0 to 1"),
+        (lambda: make_pixels("Breakout", sticky="a"), "sticky is 'a'.*from 0 to 1"),
+        (lambda: make_pixels("Breakout", sticky=True), "sticky is True.*from 0 to 1"),
         (lambda: make_pixels("Breakout", noop_max=-1), "noop_max"),
+        (lambda: make_pixels("Breakout", noop_max="3"), "noop_max is '3'"),
+        (lambda: make_pixels("Breakout", max_frames=2.5), "max_frames is 2.5"),
+        (lambda: make_pixels("Breakout", max_frames=None), "max_frames is None"),
+        (lambda: make_pixels("Breakout", frame_skip="4"), "frame_skip is '4'"),
+        (lambda: make_pixels("Breakout", frame_skip=(2, 3, 4)), "frame_skip is"),
+        (lambda: make_pixels("Breakout", frame_skip=(3, 2)), "frame_skip is"),
+        (lambda: make_pixels("Breakout", frame_skip=()), r"frame_skip is \(\)"),
+        (lambda: make_real("Breakout", obs_type="rgb", sticky="a"), "sticky is 'a'"),
+        (lambda: make_real("Breakout", obs_type="rgb", life_loss="yes"), "life_loss is 'yes'; write True or False"),
+        (lambda: make_real("Breakout", checkpoint=5), "A checkpoint is a folder, .* not 5"),
+        (lambda: make_real("Breakout", 2, checkpoint=5), "A checkpoint is a folder, .* not 5"),
+        (lambda: make_real(7, obs_type="rgb"), "The game is 7: write one of"),
+        (lambda: make_real(None, 2, obs_type="rgb"), "The game is None: write one of"),
+        (lambda: make_real("Breakout", obs_type=5), "obs_type is 5"),
         (lambda: make_pixels("Breakout", render_mode="human"), "gymnasium.utils.play"),
         (lambda: make_pixels_vec("Breakout", 0), "num_envs"),
         (lambda: make_pixels_vec("Breakout", 2, autoreset_mode="same"), "SameStep"),
         (lambda: make_real("Breakout", obs_type="pixels"), "'latent' or 'rgb'"),
         (lambda: make_real("Breakout", obs_type="rgb", frame_stack=0), "frame_stack"),
+        (lambda: make_real("Breakout", obs_type="rgb").reset(options={"foo": 1}), "Unknown reset option 'foo'"),
+        (lambda: make_real("Breakout", obs_type="rgb").reset(options=[1]), "options is a list: write a dict"),
         (lambda: make_real("Breakout", checkpoint=FakeCheckpoint(), frame_stack=5), "from 1 to 4"),
         (lambda: make_real("Breakout", 2, FakeCheckpoint(), frame_stack=5), "from 1 to 4"),
     ],
@@ -289,6 +307,45 @@ def test_an_ale_id_outside_the_26_works():
 def test_wrong_arguments_are_refused(call, message, toys):
     with pytest.raises(UsageError, match=message):
         call()
+
+
+@pytest.mark.parametrize("frame_skip", [4, (2, 3)])
+def test_an_unknown_option_of_many_lanes_changes_nothing(frame_skip):
+    arguments = {"max_frames": 20, "frame_skip": frame_skip, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    env, twin = (make_pixels_vec("Breakout", 2, **arguments) for _ in range(2))
+    for one in (env, twin):
+        one.reset(seed=1)
+    ended = 0
+    for _ in range(24):
+        for options, message in (
+            ({"rest_mask": np.array([True, False])}, "Unknown reset option 'rest_mask'. Did you mean 'reset_mask'"),
+            (5, "options is a int"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                env.reset(options=options)
+        steps = [one.step(np.ones(2, dtype=np.int64)) for one in (env, twin)]
+        assert same(*steps)
+        ended += int(steps[0][3].sum())
+    assert ended >= 4
+
+
+def test_no_mask_is_a_reset_of_every_lane():
+    for env in (make_pixels_vec("Breakout", 2), make_real("Breakout", 2, obs_type="rgb")):
+        options = {"reset_mask": None}
+        begun = [env.reset(seed=3, options=given)[0] for given in (None, options)]
+        assert (begun[0] == begun[1]).all()
+        assert options == {"reset_mask": None}
+
+
+def test_options_of_other_games_are_theirs(toys, monkeypatch):
+    seen = []
+    reset = Toy.reset
+    monkeypatch.setattr(
+        Toy, "reset", lambda self, *, seed=None, options=None: (seen.append(options), reset(self, seed=seed))[1]
+    )
+    make_pixels("Toy-v0").reset(options={"level": 3})
+    make_pixels_vec("Toy-v0", 1).reset(options={"level": 3})
+    assert seen == [{"level": 3}] * 2
 
 
 def test_neither_ale_py_nor_torch_is_imported_early():

@@ -380,6 +380,30 @@ class TestResetOptions:
         for one, other in zip(ours, others, strict=True):
             same([part[::2] for part in one[:4]], [part[::2] for part in other[:4]])
 
+    @pytest.mark.parametrize(
+        ("options", "there"),
+        [
+            ({"contexts": [-1, 4, 99]}, 43),
+            ({"frames": HISTORY, "actions": np.stack([BETWEEN - 9, BETWEEN, BETWEEN + 9])}, 60),
+        ],
+    )
+    def test_what_a_mask_leaves_out_is_not_checked(self, options, there):
+        env, alone = counting(3), counting(3)
+        for one in (env, alone):
+            one.reset(seed=1)
+            play(one, [[1, 2, 1]])
+        before = deepcopy(options)
+        observations, _ = env.reset(options={"reset_mask": mask_of(False, True, False), **options})
+        assert places(observations)[1] == there
+        same(options, before)
+        same_state(env.clone_state()[::2], alone.clone_state()[::2])
+        for mask in (mask_of(True, True, False), mask_of(True, True, True)):
+            with pytest.raises(UsageError, match="each from 0 to"):
+                env.reset(options={"reset_mask": mask, **options})
+        shape = {"contexts": [4, 4]} if "contexts" in options else {"frames": HISTORY, "actions": BETWEEN[:-1]}
+        with pytest.raises(UsageError, match=r"one index a lane|give the 5 actions"):
+            env.reset(options={"reset_mask": mask_of(False, True, False), **shape})
+
     def test_a_masked_state_goes_to_its_lanes_only(self):
         env = counting(2)
         env.reset(seed=0, options={"contexts": [0, 1]})

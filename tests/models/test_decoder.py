@@ -37,6 +37,14 @@ def test_its_gradient_stays_its_own():
     assert all(parameter.grad.abs().sum() > 0 for parameter in decoder.parameters())
 
 
+def test_the_reconstruction_loss_is_the_same_number_and_its_gradient_reaches_the_frames():
+    decoder, latents = Decoder((4, 4, 4), SMALL), frames(2, 4, 4, 4).requires_grad_()
+    loss = decoder.reconstruction_loss(latents, pixels(2))
+    assert loss.item() == decoder.loss(latents, pixels(2)).item()
+    loss.backward()
+    assert latents.grad.abs().sum() > 0
+
+
 def test_it_starts_from_the_mean_image():
     decoder, pictures = Decoder((4, 4, 4), SMALL), pixels(3)
     for layer in decoder.layers:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from jedi_env.errors import UsageError
-from jedi_env.models.sampler import as_levels, karras_sigmas, sample
+from jedi_env.models.sampler import SamplerConfig, as_levels, karras_sigmas, sample
 
 MEAN, SPREAD = 0.7, 0.4  # of the Gaussian data
 
@@ -135,6 +135,13 @@ def test_without_churn_nothing_is_drawn_and_with_it_once_a_step():
 def test_churn_without_a_source_of_noise_is_refused():
     with pytest.raises(UsageError, match="draw="):
         sample(gaussian_denoiser, torch.ones(1, 1, 1, 1), [5.0, 0.0], churn=1.0)
+
+
+@pytest.mark.parametrize("levels", [(5.0, 2e-3), (0.0, 1.0), (-1.0, 1.0), (1.0, math.nan), (math.nan, 1.0)])
+def test_a_schedule_that_does_not_fall_is_refused(levels):
+    with pytest.raises(UsageError, match=r"sigma_min is .*the minimum no more than the maximum"):
+        SamplerConfig(sigma_min=levels[0], sigma_max=levels[1])
+    assert SamplerConfig(sigma_min=1.0, sigma_max=1.0).sigma_max == 1.0
 
 
 def test_the_start_is_left_alone():

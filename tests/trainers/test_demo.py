@@ -43,11 +43,12 @@ def test_the_summary_tells_all_and_is_the_one_returned(shown):
     assert (written["game"], written["seed"], written["real_steps"]) == ("Breakout", 0, 60)
     assert written["imagined_steps"] == STEPS
     assert written["dream_steps_per_second"] > 0
+    assert written["ppo_steps_per_second"] > 0
     assert -5 <= written["dream_return"] <= 5
     for who in ("random", "agent"):
         assert (written[who]["game"], written[who]["episodes"], len(written[who]["returns"])) == ("Breakout", 2, 2)
         assert written[who]["protocol"]["sticky"] == 0
-    assert set(written["seconds"]) == {"train_world_model", "strip", "ppo_in_the_dream", "real_games"}
+    assert set(written["seconds"]) == {"collect", "fit_models", "strip", "ppo_in_the_dream", "real_games"}
     assert {"commit", "machine", "versions", "config_hash"} <= set(written)
     assert written["demo"] == {
         "out": str(config.out),

@@ -240,3 +240,19 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
         optim.step((module.weight.sum() * 0.0).abs().sqrt())
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     assert optim.updates == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_module_frozen_on_the_way_stays_and_the_others_learn(device):
+    """Its gradient norm is 0 on the device of the loss: anything else would not stack with the others on a GPU."""
+    frozen, free = nn.Linear(2, 2).to(device), nn.Linear(2, 2).to(device)
+    optim = Optim({"frozen": (frozen, OptimConfig()), "free": (free, OptimConfig())})
+    x = torch.ones(1, 2, device=device)
+    optim.step(free(frozen(x)).sum())
+    frozen.requires_grad_(False)
+    before = [module.weight.clone() for module in (frozen, free)]
+    norms = optim.step(free(frozen(x)).sum())
+    assert norms["grad_norm_frozen"].device.type == device
+    assert norms["grad_norm_frozen"] == 0
+    assert torch.equal(frozen.weight, before[0])
+    assert not torch.equal(free.weight, before[1])

@@ -192,13 +192,13 @@ def test_age_weights_choose_parts_of_equally_many_episodes_oldest_first(replay, 
     assert set(drawn_episodes(replay, weights, 300).tolist()) == episodes
 
 
-def test_a_part_is_drawn_with_its_weight_and_its_steps_alike(replay):
+def test_a_part_is_drawn_with_its_weight_and_its_episodes_alike(replay):
     write(replay, EIGHT)
     drawn = drawn_episodes(replay, (1.0, 1.0, 1.0, 7.0))
     parts = [((drawn >= low) & (drawn < high)).float().mean().item() for low, high in ((0, 2), (2, 4), (4, 6), (6, 9))]
     assert parts == pytest.approx([0.1, 0.1, 0.1, 0.7], abs=0.03)
     of_the_last = [(drawn == episode).float().mean().item() / parts[3] for episode in (6, 7, 8)]
-    assert of_the_last == pytest.approx([3 / 6, 1 / 6, 2 / 6], abs=0.04)
+    assert of_the_last == pytest.approx([1 / 3, 1 / 3, 1 / 3], abs=0.04)
 
 
 def test_fewer_episodes_than_parts_are_drawn_alike(replay):

@@ -1,6 +1,7 @@
 """What survives: saved whole or not at all, taken up again exactly, and never mixed with another run."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-import trainers.state
+import jedi_env.folder
 from jedi_env.errors import RunError, UsageError
 from tests.tiny_dream import tiny_checkpoint
 from tests.trainers.fakes import ACTIONS, MICRO, TOY, random_weights
 from trainers.collect import Progress
-from trainers.state import open_run, saved_states
+from trainers.state import FACTS, TENSORS, open_run, saved_states
 
 CPU = torch.device("cpu")
 
@@ -23,13 +24,15 @@ def opened(tmp_path):
     """Open the run in ``tmp_path / "run"``; everything is closed in the end."""
     states = []
 
-    def open_it(config=MICRO, game=TOY, seed=0, run_dir=None):
-        states.append(open_run(run_dir or tmp_path / "run", config, game, seed, ACTIONS, CPU))
+    def open_it(config=MICRO, game=TOY, seed=0, run_dir=None, device=CPU):
+        for state in states:
+            state.close()
+        states.append(open_run(run_dir or tmp_path / "run", config, game, seed, ACTIONS, device))
         return states[-1]
 
     yield open_it
     for state in states:
-        state.replay.close()
+        state.close()
 
 
 def live(state, epoch):
@@ -43,12 +46,12 @@ def live(state, epoch):
         (state.decoder_optim, state.decoder),
     ):
         optim.step(sum(parameter.square().sum() for parameter in module.parameters()))
-    state.replay.append(np.full((64, 64, 3), epoch, np.uint8), epoch, 1.0, False)
+    state.replay.append(np.full((64, 64, 3), epoch, np.uint8), epoch % ACTIONS, 1.0, False)
     state.epoch = epoch
     state.first_steps += 7
     state.imagined_steps += 11
     state.scores.append({"mean": 0.1 * epoch})
-    return Progress(epoch, [0, 1, epoch], 2.5 * epoch)
+    return Progress(epoch, [0, 1, epoch % ACTIONS], 2.5 * epoch)
 
 
 def everything(state):
@@ -72,8 +75,21 @@ def test_a_saved_state_is_taken_up_exactly(opened):
     state = opened()
     state.collector, state.log_size = live(state, 1), 123
     state.save(123, state.collector)
-    assert_same(everything(opened()), everything(state))
+    saved = everything(state)
+    assert_same(everything(opened()), saved)
     assert opened().collector == Progress(1, [0, 1, 1], 2.5)
+
+
+@pytest.mark.gpu
+def test_a_state_saved_on_a_gpu_is_taken_up_there_exactly(opened):
+    device = torch.device("cuda", 0)
+    state = opened(device=device)
+    state.collector = live(state, 1)
+    state.save(0, state.collector)
+    saved = everything(state)
+    again = opened(device=device)
+    assert_same(everything(again), saved)
+    assert {tensor.device for tensor in again.world_model.state_dict().values()} == {device}
 
 
 def test_what_happened_since_is_forgotten(opened):
@@ -108,45 +124,96 @@ def test_only_the_two_newest_states_are_kept(opened, tmp_path):
     assert opened().epoch == 11
 
 
-def tear_tensors(monkeypatch):
-    def torn(tensors, path):
-        Path(path).write_bytes(b"half of i")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainers.state, "save_file", torn)
-
-
-def tear_facts(monkeypatch):
-    def torn(path, text):
-        path.write_bytes(text[:9].encode())
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_text", torn)
-
-
-def tear_rename(monkeypatch):
-    def torn(source, target):
-        raise OSError("gone")
-
-    monkeypatch.setattr(trainers.state.os, "replace", torn)
-
-
-@pytest.mark.parametrize("tear", [tear_tensors, tear_facts, tear_rename])
-def test_an_interrupted_save_leaves_the_state_before_it(opened, tmp_path, monkeypatch, tear):
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("name", ["tensors.safetensors", "facts.json", "rename"])
+def test_an_interrupted_save_leaves_the_state_before_it(opened, tmp_path, monkeypatch, name, error):
     state = opened()
     state.collector = live(state, 1)
     state.save(0, state.collector)
     saved = everything(state)
     progress = live(state, 2)
+    write, rename = jedi_env.folder._write_durably, os.rename
+
+    def torn_write(path, content):
+        write(path, content[:9] if path.name == name else content)
+        if path.name == name:
+            raise error
+
+    def torn_rename(source, target):
+        if name == "rename" and str(target).endswith("epoch-000002"):
+            raise error
+        rename(source, target)
+
     with monkeypatch.context() as patch:
-        tear(patch)
-        with pytest.raises((OSError, KeyboardInterrupt)):
+        patch.setattr(jedi_env.folder, "_write_durably", torn_write)
+        patch.setattr(jedi_env.folder.os, "rename", torn_rename)
+        with pytest.raises(type(error)):
             state.save(0, progress)
     again = opened()
     assert_same(everything(again), saved)
-    again.save(0, live(again, 2))  # over the litter
+    again.save(0, live(again, 2))
     assert opened().epoch == 2
-    assert not list((tmp_path / "run" / "state").glob("*.tmp"))
+    assert sorted(path.name for path in (tmp_path / "run" / "state").iterdir()) == ["epoch-000001", "epoch-000002"]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def flip_last(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # in the newest row: the older state does not need it
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGE = [
+    *((how, f"state/epoch-000002/{name}") for how in (flip, cut, Path.unlink) for name in (TENSORS, FACTS)),
+    *((how, f"replay/{name}") for how in (flip_last, cut) for name in ("pixels.bin", "steps.bin")),
+]
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGE)
+def test_of_a_damaged_newest_state_the_one_before_is_used(opened, tmp_path, caplog, damage, name):
+    state = opened()
+    state.collector = live(state, 1)
+    state.save(0, state.collector)
+    saved = everything(state)
+    state.save(0, live(state, 2))
+    damage(tmp_path / "run" / name)
+    again = opened()
+    assert_same(everything(again), saved)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert name.split("/")[0] in told
+    assert "Going on from the state before it" in told
+    again.save(0, live(again, 2))
+    assert opened().epoch == 2
+    assert len(caplog.records) == 1
+
+
+def test_without_a_whole_state_the_run_is_left_as_it_is(opened, tmp_path):
+    state = opened()
+    for epoch in (1, 2):
+        state.save(0, live(state, epoch))
+        flip(tmp_path / "run" / "state" / f"epoch-{epoch:06d}" / TENSORS)
+    state.close()
+    before = files(tmp_path / "run")
+    with pytest.raises(RunError, match=r"No state of the run .* is whole.*delete .*state to begin the run anew"):
+        opened()
+    assert files(tmp_path / "run") == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(opened, tmp_path):
+    state = opened()
+    state.agent.actor.weight.data[0, 0] = float("nan")
+    with pytest.raises(RunError, match=r"NaN or infinity in 'agent/actor\.weight'"):
+        state.save(0, Progress())
+    assert saved_states(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(
@@ -166,6 +233,7 @@ def test_another_run_is_refused_by_the_name_of_what_differs(opened, tmp_path, ch
     state.save(0, live(state, 1))
     live(state, 2)
     state.replay.flush()
+    state.close()
     before = files(tmp_path / "run")
     with pytest.raises(UsageError, match=named):
         opened(**change)

@@ -18,7 +18,8 @@ class Dream:
     """Train a Stable-Baselines3 algorithm inside a dream, then play its policy on the real game.
 
     Attributes:
-        dream: a game with a dream on this machine (see ``jedi-env list``), or a checkpoint folder, or hub://owner/repo.
+        dream: a game with a dream on this machine (see ``jedi-env list``), a checkpoint folder, a run directory, or
+            hub://owner/repo.
         algo: PPO, A2C, DQN; with sb3-contrib also RecurrentPPO, QRDQN, TRPO, ARS.
         steps: dream steps to learn from.
         lanes: dreams side by side.
@@ -41,6 +42,7 @@ class Dream:
 
     def run(self, rest: list[str]) -> None:
         """Train in the dream, score on reality."""
+        from trainers.log import progress
         from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
 
         check_least(("--steps", self.steps, 1), ("--lanes", self.lanes, 1), ("--episodes", self.episodes, 0))
@@ -48,6 +50,8 @@ class Dream:
         checkpoint = open_dream(self.dream)
         if self.episodes and checkpoint.game is None:
             raise UsageError("This dream names no real game to play: write --episodes 0.")
+        if self.save is not None and not self.save.parent.is_dir():  # before the work, not after it
+            raise UsageError(f"--save is {self.save}, but there is no folder {self.save.parent}: make it first.")
         model = make_algorithm(self.algo, checkpoint, self.lanes, self.seed, self.horizon)
         curve = Curve()
         model.learn(self.steps, callback=[curve, ProgressBar(self.steps, f"{self.algo} in the dream")])
@@ -57,7 +61,8 @@ class Dream:
         result: dict[str, Any] = {"algo": self.algo, "imagined_steps": model.num_timesteps, "dream_return": dreamed}
         told = f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {dreamed}"
         if self.episodes and checkpoint.game is not None:
-            score = score_on_reality(model, checkpoint.game, checkpoint, self.episodes)
+            with progress(None, self.episodes, "real games") as bar:
+                score = score_on_reality(model, checkpoint.game, checkpoint, self.episodes, bar.update)
             result["real"] = score.to_json()
             told += f"\n{score.game}: {score.mean:.2f} +- {score.std:.2f} over {self.episodes} real games"
         print(json.dumps(result) if self.json else told)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from tyro.conf import Positional
 
-from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
-from jedi_env.errors import UsageError
-from trainers.commands.common import check_least
+from trainers.commands.common import check_least, open_dream
 
 
 @dataclass(frozen=True)
@@ -19,14 +16,14 @@ class Eval:
     """Score the native agent of a run or a checkpoint on full real games.
 
     Attributes:
-        path: a run directory or a checkpoint folder.
+        path: a run directory, a checkpoint folder, a game with a dream on this machine, or hub://owner/repo.
         episodes: full games, each counted (Atari100k: 100).
         seed: of the agent's draws.
         device: auto, cpu, cuda, cuda:1, mps.
-        json: print JSON, one return an episode included.
+        json: print JSON: one return an episode, and all that says how they came about.
     """
 
-    path: Positional[Path]
+    path: Positional[str]
     episodes: int = 100
     seed: int = 0
     device: str = "auto"
@@ -34,17 +31,12 @@ class Eval:
 
     def run(self, rest: list[str]) -> None:
         """Score."""
-        from trainers.evaluate import score_checkpoint
+        from trainers.evaluate import record_of, score_checkpoint
 
         check_least(("--episodes", self.episodes, 1), ("--seed", self.seed, 0))
-        device = resolve_device(self.device)
-        folder = self.path / "checkpoint" if (self.path / "checkpoint").is_dir() else self.path
-        if not folder.is_dir():
-            raise UsageError(f"There is no folder {folder}. Write a run directory or a checkpoint folder.")
-        if (folder / "state").is_dir():
-            raise UsageError(f"The run in {folder} has no checkpoint yet: let `jedi-env train` come to its end first.")
-        score = score_checkpoint(Checkpoint.load(folder, device), self.episodes, self.seed)
+        checkpoint = open_dream(self.path, resolve_device(self.device))
+        score = score_checkpoint(checkpoint, self.episodes, self.seed)
         if self.json:
-            print(json.dumps(score.to_json()))
+            print(json.dumps(record_of(score, checkpoint, self.seed)))
             return
         print(f"{score.game}: {score.mean:.2f} +- {score.std:.2f} over {len(score.returns)} real games")

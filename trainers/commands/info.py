@@ -15,7 +15,7 @@ class Info:
     """Tell what a checkpoint holds and where it came from.
 
     Attributes:
-        path: a checkpoint folder, or a game with a dream on this machine, or hub://owner/repo.
+        path: a checkpoint folder, a run directory, a game with a dream on this machine, or hub://owner/repo.
         json: print JSON.
     """
 

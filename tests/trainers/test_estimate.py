@@ -1,0 +1,76 @@
+"""The estimate counts what a run would do and times what it times; the times themselves are the machine's."""
+
+import itertools
+from dataclasses import replace
+from statistics import median
+
+import pytest
+import torch
+
+import trainers.estimate
+from jedi_env.errors import UsageError
+from tests.trainers.fakes import MICRO, TOY
+from trainers.estimate import Cost, Estimate, estimate
+from trainers.log import read
+from trainers.train import train
+
+CPU = torch.device("cpu")
+
+
+def quietly(what):
+    return None
+
+
+def test_it_counts_what_a_run_then_does(tmp_path):
+    costs = {cost.name: cost.times for cost in estimate(MICRO, TOY, CPU, quietly).costs}
+    train(MICRO, TOY, 0, tmp_path / "run", CPU)
+    lines = read(tmp_path / "run")
+    assert costs["real step"] == max(line["real_steps"] for line in lines if "real_steps" in line)
+    imagined = max(line["imagined_steps"] for line in lines if "imagined_steps" in line)
+    assert costs["imagined step of 4 dreams"] * 4 == imagined
+    fitted = sum("loss_denoising" in line for line in lines)
+    assert costs["world-model update"] == 4 + 3 * (fitted - 1)
+    assert costs["agent update without them"] == 2 + 3 * (fitted - 1)
+
+
+def test_what_takes_too_long_is_measured_in_pieces(monkeypatch):
+    """A clock by which every step takes a second: small updates stand for whole ones, in proportion to their size."""
+    clock = itertools.count()
+    monkeypatch.setattr(trainers.estimate.time, "perf_counter", lambda: float(next(clock)))
+    large = replace(
+        MICRO,
+        fit_world_model=replace(MICRO.fit_world_model, batch=32),
+        fit_agent=replace(MICRO.fit_agent, batch=8, horizon=15),
+    )
+    costs = {cost.name: cost for cost in estimate(large, TOY, CPU, quietly).costs}
+    assert (costs["real step"].seconds, costs["real step"].scaled) == (1.0, 1.0)
+    assert (costs["world-model update"].seconds, costs["world-model update"].scaled) == (8.0, 8.0)
+    assert (costs["imagined step of 8 dreams"].seconds, costs["imagined step of 8 dreams"].scaled) == (2.0, 2.0)
+    assert costs["agent update without them"].seconds == max(0.0, 2 * 15 / 5 - 15 * 2.0)
+
+
+@pytest.mark.parametrize(
+    ("waits", "expected"), [([9, 1, 5, 3], 3.0), ([9], 9.0), ([50, 1], 50.0), ([1, 2, 60, 3], 31.0)]
+)
+def test_the_median_leaves_out_the_warm_up_and_has_little_patience(monkeypatch, waits, expected):
+    now = [0.0]
+    monkeypatch.setattr(trainers.estimate.time, "perf_counter", lambda: now[0])
+
+    def steps():
+        for wait in waits:
+            now[0] += wait
+            yield None
+
+    assert trainers.estimate._median(steps(), 10) == expected
+    assert expected == median(waits[1:] if waits[0] < 10 and len(waits) > 1 else waits[:1]) or waits[2] == 60
+
+
+def test_hours_are_added_up():
+    told = Estimate("here", {"encoder": 3}, 2, (Cost("a", 1.8, 1000), Cost("b", 3600.0, 2, 4.0))).to_json()
+    assert told["hours"] == pytest.approx(2.5)
+    assert told["measured"]["b"] == {"seconds": 3600.0, "times": 2, "scaled": 4.0}
+
+
+def test_what_cannot_be_trained_cannot_be_estimated():
+    with pytest.raises(UsageError, match="Discrete actions from 0"):
+        estimate(MICRO, "CarRacing-v3", CPU, quietly)

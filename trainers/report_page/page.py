@@ -1,0 +1,509 @@
+"""From records to the page: which chart and which table stands where. The numbers are ``report_tables.py``'s."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from jedi_env.games import GAMES
+from jedi_env.metrics import AGENT_OPTIMAL, HUMAN_OPTIMAL, HUMAN_SCORES, RANDOM_SCORES, Aggregate, Interval, published
+from trainers.report import FIDELITY_PLOT, Gathered, Point, Run, ago, progress_of
+from trainers.report_page import svg
+from trainers.report_page.pictures import ROWS, data_uri, strip_of
+from trainers.report_tables import (
+    AXES,
+    RESAMPLES,
+    Comparison,
+    Curves,
+    Entry,
+    Row,
+    comparisons,
+    curves,
+    games_of,
+    protocol_notes,
+    score_table,
+)
+
+OPEN_LANES = 2  # of a strip, shown; the others unfold
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+# (field of Aggregate, heading, what it is, which is better, defined over runs)
+AGGREGATES = (
+    ("mean", "Mean HNS", "over the games' means", max, False),
+    ("median", "Median HNS", "over the games' means", max, False),
+    ("iqm", "IQM", "middle half of all runs", max, True),
+    ("optimality_gap", "Optimality gap", "mean of 1 - min(HNS, 1), over runs; lower is better", min, True),
+    ("har_hns", "Har-HNS", "harmonic mean of HNS + 0.1: no game can be bought with another", max, False),
+    ("superhuman", "Superhuman games", "games with a mean HNS above 1", max, False),
+)
+COUNT = "superhuman"  # the aggregate that is a whole number
+HALVES = (
+    ("agent_optimal", "Agent-Optimal half", "mean HNS where agents do well", max),
+    ("human_optimal", "Human-Optimal half", "mean HNS where people do better", max),
+    ("ratio", "Ratio of the halves", "Agent-Optimal over Human-Optimal; near 1 is balanced", min),
+    ("har_hns", "Har-HNS", "harmonic mean of HNS + 0.1", max),
+)
+SOURCES = (
+    ("score", "scored on full games", lambda run: tuple(evaluation.at for evaluation in run.evaluations)),
+    ("play", "play in training", lambda run: run.play),
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a report was made.
+
+    Attributes:
+        command: that made it.
+        date: when.
+        commit: of the code that made it, None outside its repository.
+        machine: where.
+        version: of jedi-env.
+        draw: strips are drawn where a run left none.
+    """
+
+    command: str
+    date: datetime
+    commit: str | None
+    machine: str
+    version: str
+    draw: bool
+
+
+def render(gathered: Gathered, against: Sequence[str], made: Made) -> str:
+    """Return the page.
+
+    Args:
+        gathered: the runs.
+        against: published methods to compare with.
+        made: how.
+    """
+    series = {method.label: i for i, method in enumerate(gathered.methods)}
+    warnings = list(gathered.warnings)
+    strips = _strips(gathered, made.draw, warnings)
+    rows = score_table(gathered, against)
+    compared = comparisons(gathered, against)
+    finished = sum(run.finished for run in gathered.runs)
+    page = _template().render(
+        made=made,
+        date=made.date.strftime("%Y-%m-%d %H:%M UTC"),
+        runs=[_run_line(run, made.date) for run in gathered.runs],
+        finished=finished,
+        games=games_of(gathered.runs),
+        seeds=sorted({run.seed for run in gathered.runs}),
+        total_steps=sum(_real_steps(run) for run in gathered.runs),
+        total_hours=sum(run.minutes for run in gathered.runs) / 60,
+        methods=gathered.methods,
+        series=series,
+        colour=lambda label: series[label] % svg.COLOURS,
+        warnings=warnings,
+        headlines=[_headline(comparison) for comparison in compared],
+        axes=[(name, label) for name, (label, _) in AXES.items()],
+        curve_sources=[(name, label) for name, label, _ in SOURCES],
+        default_source=_default_source(gathered.runs),
+        charts=[_game_charts(game, gathered, series) for game in games_of(gathered.runs)],
+        watch=[chart for game in games_of(gathered.runs) if (chart := _watch(game, gathered, series))],
+        rows=[_table_row(row) for row in rows if row.ours],
+        against=[method for method in against if any(method in row.published for row in rows if row.ours)],
+        scored=[m.label for m in gathered.methods if any(m.label in row.ours for row in rows)],
+        notes=protocol_notes(gathered),
+        comparisons=[_comparison(comparison, series) for comparison in compared],
+        strips=strips,
+        strip_rows=ROWS,
+        open_lanes=OPEN_LANES,
+        demos=[_demo(run) for run in gathered.runs if run.demo is not None],
+        sources=[published()[method] for method in against],
+        all_games=len(GAMES),
+        resamples=RESAMPLES,
+    )
+    return page + "\n"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("trainers.report_page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = svg.shown
+    return environment.get_template("page.html.j2")
+
+
+def summary(gathered: Gathered, against: Sequence[str], made: Made) -> dict[str, Any]:
+    """Return the report's numbers as JSON."""
+    return {
+        "made": {**asdict(made), "date": made.date.isoformat()},
+        "runs": [
+            {
+                "path": str(run.path),
+                "game": run.game,
+                "seed": run.seed,
+                "method": run.method,
+                "config_hash": run.config_hash,
+                "finished": run.finished,
+                "epochs": run.epochs,
+                "epochs_planned": run.epochs_planned,
+                "real_steps": _real_steps(run),
+                "minutes": run.minutes,
+                "score": None if run.score is None else run.score.at.value,
+                "final": run.score is not None and run.score.final,
+                "episodes": None if run.score is None else run.score.episodes,
+                "trusted_horizon": None if run.fidelity is None else run.fidelity.trusted_horizon,
+            }
+            for run in gathered.runs
+        ],
+        "games": [
+            {
+                "game": row.game,
+                "random": row.random,
+                "human": row.human,
+                "published": dict(row.published),
+                "ours": {
+                    method: {"mean": cell.mean, "hns": row.hns(cell.mean), "partial": cell.partial}
+                    for method, cell in row.ours.items()
+                },
+                "best": sorted(row.best),
+            }
+            for row in score_table(gathered, against)
+        ],
+        "aggregates": [
+            {
+                "games": list(comparison.games),
+                "missing": list(comparison.missing),
+                "methods": {entry.method: _aggregate_json(entry) for entry in comparison.entries},
+                "left_out": list(comparison.left_out),
+                "refused": dict(comparison.refused),
+            }
+            for comparison in comparisons(gathered, against)
+        ],
+        "demos": [
+            {"path": str(run.path), "game": run.game, "agent": list(run.demo.agent), "random": list(run.demo.random)}
+            for run in gathered.runs
+            if run.demo is not None
+        ],
+        "warnings": list(gathered.warnings),
+    }
+
+
+def _aggregate_json(entry: Entry) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"ours": entry.ours, "seeds": entry.aggregate.seeds, "note": entry.note}
+    for field in dict.fromkeys([name for name, *_ in (*AGGREGATES, *HALVES)]):
+        interval = _known(entry, field)
+        values = (interval.value, interval.low, interval.high) if _has_interval(entry) else (interval.value,)
+        numbers[field] = [value if math.isfinite(value) else None for value in values]
+    return numbers
+
+
+# The runs
+
+
+def _real_steps(run: Run) -> int:
+    points = (*run.play, *run.dream_reward, *run.real_reward, *(e.at for e in run.evaluations))
+    return max((int(point.real_steps) for point in points), default=0)
+
+
+def _run_line(run: Run, now: datetime) -> dict[str, Any]:
+    return {
+        "run": run,
+        "status": "finished" if run.finished else "unfinished",
+        "told": "" if run.finished else f"{progress_of(run)}; last wrote {ago(run.last_write, now)}",
+        "real_steps": _real_steps(run),
+        "commit": ", ".join(c[:7] + ("+" if c.endswith("+") else "") for c in run.commits) or svg.shown(math.nan),
+        "machine": ", ".join(run.machines) or svg.shown(math.nan),
+        "phases": ", ".join(f"{name.replace('_', ' ')} {value / 60:.1f} min" for name, value in run.seconds.items()),
+    }
+
+
+def _headline(comparison: Comparison) -> dict[str, Any]:
+    """Return the tiles: the first of our methods."""
+    ours = [entry for entry in comparison.entries if entry.ours]
+    return {
+        "games": comparison.games,
+        "complete": not comparison.missing,
+        "refused": comparison.refused,
+        "entries": [
+            {
+                "method": entry.method,
+                "note": entry.note,
+                "tiles": [(title, _known(entry, field), _has_interval(entry)) for field, title, *_ in AGGREGATES[:5]],
+            }
+            for entry in ours
+        ],
+    }
+
+
+# Learning curves
+
+
+def _default_source(runs: Sequence[Run]) -> str:
+    """Return which curves are shown first: the scores, unless there is no more than a last one anywhere."""
+    return "score" if any(len(run.evaluations) > 1 for run in runs) or not any(run.play for run in runs) else "play"
+
+
+def _game_charts(game: str, gathered: Gathered, series: Mapping[str, int]) -> dict[str, Any]:
+    runs = [run for run in gathered.runs if run.game == game]
+    charts = []
+    for source, told, points in SOURCES:
+        for axis, (label, x) in AXES.items():
+            found = curves(runs, points, x)
+            references = [
+                svg.Reference(name, scores[game])
+                for name, scores in (("random", RANDOM_SCORES), ("human", HUMAN_SCORES))
+                if game in scores
+            ]
+            drawn = _curve_chart(found, series, references, label, f"{game}: {told}, by {label}")
+            charts.append({"source": source, "axis": axis, "svg": drawn})
+    young = [run for run in runs if not run.finished]
+    return {"game": game, "charts": charts, "runs": len(runs), "unfinished": len(young)}
+
+
+def _curve_chart(
+    found: Sequence[Curves], series: Mapping[str, int], references: Sequence[svg.Reference], x_label: str, label: str
+) -> Markup:
+    lines, bands = [], []
+    for curve in found:
+        colour = series[curve.method]
+        for seed, points in curve.seeds.items():
+            young = "" if curve.finished[seed] else ", unfinished"
+            x, y = points[-1]
+            title = f"{curve.method}, seed {seed}{young}: {svg.shown(y)} at {svg.shown(x)} {x_label}"
+            single = len(curve.seeds) == 1 and curve.finished[seed]
+            lines.append(
+                svg.Line(
+                    colour,
+                    points,
+                    title,
+                    svg.Style.MEAN if single else svg.Style.UNFINISHED if young else svg.Style.SEED,
+                )
+            )
+        if curve.mean:
+            end = curve.mean[-1]
+            title = (
+                f"{curve.method}, mean of {len(curve.seeds)} seeds: {svg.shown(end.value)} "
+                f"({svg.shown(end.low)} to {svg.shown(end.high)}) at {svg.shown(end.x)} {x_label}"
+            )
+            lines.append(svg.Line(colour, [(m.x, m.value) for m in curve.mean], title))
+            bands.append(svg.Band(colour, [(m.x, m.low, m.high) for m in curve.mean]))
+    return svg.chart(lines, bands, references, x_label=x_label, label=label)
+
+
+def _watch(game: str, gathered: Gathered, series: Mapping[str, int]) -> dict[str, Any] | None:
+    """Return the charts of dreamed beside real reward, None if no run logged any."""
+    dreaming = {run.method for run in gathered.runs if run.dream_reward}
+    runs = [run for run in gathered.runs if run.game == game and run.method in dreaming]
+    kinds: tuple[tuple[str, svg.Style, Callable[[Run], Sequence[Point]]], ...] = (
+        ("real", svg.Style.MEAN, lambda run: run.real_reward),
+        ("dream", svg.Style.DASHED, lambda run: run.dream_reward),
+    )
+    if not any(run.dream_reward for run in runs):
+        return None
+    charts = []
+    for axis, (label, x) in AXES.items():
+        lines = []
+        for name, style, points in kinds:
+            for curve in curves(runs, points, x):
+                many = len(curve.seeds) > 1
+                drawn = [(m.x, m.value) for m in curve.mean] if many else next(iter(curve.seeds.values()))
+                if drawn:
+                    title = (
+                        f"{curve.method}, {name}: {svg.shown(drawn[-1][1])} a step at {svg.shown(drawn[-1][0])} {label}"
+                    )
+                    lines.append(svg.Line(series[curve.method], drawn, title, style))
+        told = f"{game}: reward a step, real and dreamed, by {label}"
+        charts.append({"axis": axis, "svg": svg.chart(lines, x_label=label, label=told, from_zero=True)})
+    return {"game": game, "charts": charts, "no_replay": sorted({r.seed for r in runs if not r.real_reward})}
+
+
+# Tables
+
+
+def _table_row(row: Row) -> dict[str, Any]:
+    def cell(score: float | None) -> dict[str, Any]:
+        return {"raw": score, "hns": None if score is None else row.hns(score)}
+
+    half = "agent" if row.game in AGENT_OPTIMAL else "human" if row.game in HUMAN_OPTIMAL else ""
+    ours = {}
+    for method, found in row.ours.items():
+        seeds = [
+            {
+                "seed": seed,
+                **cell(evaluation.at.value),
+                "episodes": evaluation.episodes,
+                "steps": int(evaluation.at.real_steps),
+                "final": evaluation.final,
+            }
+            for seed, evaluation in sorted(found.by_seed.items())
+        ]
+        ours[method] = {**cell(found.mean), "seeds": seeds, "partial": found.partial}
+    return {
+        "game": row.game,
+        "half": half,
+        "random": cell(row.random),
+        "human": cell(row.human),
+        "published": {method: cell(score) for method, score in row.published.items()},
+        "ours": ours,
+        "best": row.best,
+    }
+
+
+def _has_interval(entry: Entry) -> bool:
+    return entry.by_run and entry.aggregate.seeds > 1
+
+
+def _known(entry: Entry, field: str) -> Interval:
+    over_runs = {name for name, _, _, _, by_run in AGGREGATES if by_run}
+    if field in over_runs and not entry.by_run:
+        return UNKNOWN
+    interval: Interval = getattr(entry.aggregate, field)
+    return interval
+
+
+def _comparison(comparison: Comparison, series: Mapping[str, int]) -> dict[str, Any]:
+    def chart(field: str, title: str, best: Callable[[Sequence[float]], float], bars: bool) -> Markup:
+        rows = [
+            svg.ForestRow(
+                entry.method, series[entry.method] if entry.ours else None, _known(entry, field), _has_interval(entry)
+            )
+            for entry in comparison.entries
+        ]
+        return svg.forest(rows, label=f"{title} by method", bars=bars, best=best, whole=field == COUNT)
+
+    def count(half: Sequence[str]) -> int:
+        return len([game for game in comparison.games if game in half])
+
+    first: Aggregate | None = comparison.entries[0].aggregate if comparison.entries else None
+    return {
+        "comparison": comparison,
+        "complete": not comparison.missing,
+        "entries": comparison.entries,
+        "notes": [
+            f"{', '.join(entry.method for entry in comparison.entries if entry.note == note)}: {note}."
+            for note in dict.fromkeys(entry.note for entry in comparison.entries if entry.note)
+        ],
+        "aggregates": [
+            {"title": title, "told": told, "svg": chart(field, title, best, bars=False)}
+            for field, title, told, best, _ in AGGREGATES
+        ],
+        "halves": [
+            {"title": title, "told": told, "svg": chart(field, title, best, bars=True)}
+            for field, title, told, best in HALVES
+            if any(math.isfinite(_known(entry, field).value) for entry in comparison.entries)
+        ],
+        "agent_games": count(AGENT_OPTIMAL),
+        "human_games": count(HUMAN_OPTIMAL),
+        "resamples": None if first is None else first.resamples,
+        "table": [
+            {
+                "entry": entry,
+                "cells": [(_known(entry, field), _has_interval(entry), field == COUNT) for field, _ in _all_fields()],
+            }
+            for entry in comparison.entries
+        ],
+        "columns": [title for _, title in _all_fields()],
+    }
+
+
+def _all_fields() -> tuple[tuple[str, str], ...]:
+    seen = {field: title for field, title, *_ in (*AGGREGATES, *HALVES)}
+    return tuple(seen.items())
+
+
+# Pictures
+
+
+def _strips(gathered: Gathered, draw: bool, warnings: list[str]) -> list[dict[str, Any]]:
+    """Return a card a run with a strip or a fidelity report; one run a method and game is drawn if it left none."""
+    cards = []
+    drawn: set[tuple[str, str]] = {(run.method, run.game) for run in gathered.runs if run.picture is not None}
+    for run in gathered.runs:
+        key = (run.method, run.game)
+        strip, fault = strip_of(run, draw and key not in drawn)
+        if fault is not None:
+            warnings.append(fault)
+        if strip is not None:
+            drawn.add(key)
+        plot = run.path / FIDELITY_PLOT
+        if strip is not None or run.fidelity is not None:
+            cards.append(
+                {
+                    "run": run,
+                    "strip": strip,
+                    "fidelity": None if run.fidelity is None else _fidelity(run),
+                    "plot": data_uri(plot) if plot.is_file() else None,
+                }
+            )
+    return cards
+
+
+def _fidelity(run: Run) -> dict[str, Any]:
+    report = run.fidelity
+    assert report is not None  # the caller looked
+    known = [(row.horizon, row.against_copy) for row in report.frames if row.against_copy is not None]
+    chart = svg.chart(
+        [svg.Line(0, [(k, ratio.value) for k, ratio in known], "error of the dreamed frame over that of copying")],
+        [svg.Band(0, [(k, ratio.low, ratio.high) for k, ratio in known])],
+        [svg.Reference("as good as copying:", 1.0)],
+        x_label="dreamed steps",
+        label=f"{run.game}: squared error of the dreamed frame over that of copying the last one",
+        from_zero=True,
+    )
+    watched = [
+        {
+            "policy": row.policy,
+            "svg": svg.forest(
+                [
+                    svg.ForestRow("real", None, _within(row.real.mean, row.real.standard_error)),
+                    svg.ForestRow("dreamed", 0, _within(row.dream.mean, row.dream.standard_error)),
+                ],
+                label=f"{run.game}: what a window of play pays the {row.policy} policy",
+                bars=True,
+                best=None,
+            ),
+        }
+        for row in report.watch
+    ]
+    longest = report.horizons[-1]
+    at_least = "at least " if report.trusted_horizon == longest else ""
+    return {"chart": chart, "watch": watched, "trusted": f"{at_least}{report.trusted_horizon}", "longest": longest}
+
+
+def _within(mean: float, standard_error: float) -> Interval:
+    return Interval(mean, mean - 1.96 * standard_error, mean + 1.96 * standard_error)
+
+
+def _demo(run: Run) -> dict[str, Any]:
+    demo = run.demo
+    assert demo is not None  # the caller looked
+    rows = [
+        svg.ForestRow("random", None, _bootstrap(demo.random)),
+        svg.ForestRow("PPO in the dream", 0, _bootstrap(demo.agent)),
+    ]
+    told = f"{run.game}: return of real games, random and trained in the dream"
+    return {
+        "run": run,
+        "demo": demo,
+        "episodes": len(demo.agent),
+        "svg": svg.forest(rows, label=told, bars=True, best=None),
+        "best_game": max(demo.agent),
+        "human": HUMAN_SCORES.get(run.game),
+        "minutes": sum(demo.seconds.values()) / 60,
+    }
+
+
+def _bootstrap(returns: Sequence[float]) -> Interval:
+    """Return the mean of episodes with a 95% percentile bootstrap over them."""
+    values = np.asarray(returns, np.float64)
+    drawn = values[np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(values.mean()), min(float(low), float(values.mean())), max(float(high), float(values.mean())))
