@@ -90,12 +90,12 @@ def test_the_file_may_be_of_another_name(published, capsys):
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        ("import-diamond nameless.pt", 2, "--game"),
+        ("import-diamond nameless.pt", 2, "Write --game Breakout, or whichever it is"),
         ("import-diamond Breakout.pt --game Brakeout", 2, "Did you mean 'Breakout'?"),
         ("import-diamond Breakout.pt --game Pong", 2, "a game with 4 actions, and Pong has"),
         ("import-diamond nowhere.pt", 2, "neither a file nor one of the Atari100k games"),
         ("import-diamond Breakout.pt --out thesis", 2, "thesis is there and is no checkpoint"),
-        ("import-diamond broken.pt --game Breakout", 1, "could not be read"),
+        ("import-diamond broken.pt --game Breakout", 2, "could not be read"),
         ("import-diamond Breakout.pt --gam Pong", 2, "jedi-env import-diamond --help"),
     ],
 )

@@ -38,6 +38,8 @@ class ImportDiamond:
         if self.game is not None and self.game not in GAMES:
             raise UsageError(f"--game {self.game} is none of the 26 games.{nearest(self.game, GAMES)}")
         named = self.game or Path(self.path_or_game).stem
+        if named not in GAMES and Path(self.path_or_game).is_file():
+            raise UsageError(f"Whose checkpoint is {self.path_or_game}? Write --game Breakout, or whichever it is.")
         out = self.out or Path("runs") / f"diamond-{named}".lower()
         if out.exists() and not (out / "config.json").is_file():
             raise UsageError(f"{out} is there and is no checkpoint: it was left as it is. Write another --out.")
