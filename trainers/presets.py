@@ -67,15 +67,15 @@ TINY = TrainConfig(
     agent=ActorCriticConfig(channels=(32, 32), down=(False, True), lstm_dim=0, frame_stack=4),
     collect=CollectConfig(total_steps=60_000, first_steps=20_000, first_steps_limit=20_000, steps=2_000, epsilon=0.02),
     fit_world_model=FitWorldModelConfig(
-        first_updates=6_000,
+        first_updates=5_000,
         updates=150,
-        batch=16,
+        batch=32,
         denoising_steps=4,
         reward_end_length=0,
-        denoiser=OptimConfig(lr=8e-4),
-        reward_end=OptimConfig(lr=8e-4),
+        denoiser=OptimConfig(lr=8e-4, decay=8_000),
+        reward_end=OptimConfig(lr=8e-4, decay=8_000),
         sampling=Sampling(age_weights=(), event_fraction=0.3),
-        freeze_encoder_after=2_500,
+        freeze_encoder_after=1_500,
         precision_bf16=True,
     ),
     fit_agent=FitAgentConfig(
@@ -94,7 +94,12 @@ TINY = TrainConfig(
 DEMO = replace(
     TINY,
     collect=replace(TINY.collect, total_steps=25_000, first_steps=25_000, first_steps_limit=25_000),
-    fit_world_model=replace(TINY.fit_world_model, first_updates=3_000),
+    fit_world_model=replace(
+        TINY.fit_world_model,
+        first_updates=3_000,
+        denoiser=OptimConfig(lr=8e-4, decay=3_000),
+        reward_end=OptimConfig(lr=8e-4, decay=3_000),
+    ),
     fit_agent=replace(TINY.fit_agent, first_updates=0),
     evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
 )

@@ -546,8 +546,10 @@ def _method(config_hash: str, config: Mapping[str, Any]) -> Method:
     found = {name: list(differences(to_json(preset), config)) for name, preset in PRESETS.items()}
     preset = min(found, key=lambda name: len(found[name]))
     changes = tuple((path, json.dumps(there), json.dumps(here)) for path, there, here in found[preset])
-    encoder = (config.get("world_model") or {}).get("encoder") or {}
-    family = "DIAMOND" if encoder.get(KIND) == "PixelEncoderConfig" else "JEDI"
+    world_model = config.get("world_model")
+    encoder = world_model.get("encoder") if isinstance(world_model, Mapping) else None
+    pixels = isinstance(encoder, Mapping) and encoder.get(KIND) == "PixelEncoderConfig"
+    family = "DIAMOND" if pixels else "JEDI"
     label = f"{family} ({'ours' if preset == family.lower() else preset})"  # a DIAMOND is published too
     if len(changes) > CHANGES_NAMED:
         label += f", {len(changes)} settings changed"

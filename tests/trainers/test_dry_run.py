@@ -2,11 +2,18 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
+from jedi_env.config_json import from_json
 from tests.trainers.fakes import TOY
 from trainers.cli import main
+from trainers.config import TrainConfig
+from trainers.presets import PAPER
+from trainers.sources import flat
+
+PAGE = Path(__file__).parents[2] / "docs" / "papers.md"
 
 # Flags that make the tiny preset microscopic.
 MICRO = (
@@ -81,6 +88,34 @@ def test_without_the_estimate_nothing_is_played(dry_run):
     told = json.loads(out)
     assert (code, err, told["estimate"]) == (0, "", None)
     assert told["sources"]["world_model.encoder.quantise"]["source"] == "DIAMOND's code"
+
+
+@pytest.mark.parametrize(
+    ("flag", "changed"),
+    [
+        ("--world-model.denoiser.no-diffusion", {"world_model.denoiser.diffusion": False}),
+        ("--world-model.no-encoder-learns-from-denoising", {"world_model.encoder_learns_from_denoising": False}),
+        (
+            "--world-model.encoder-learns-from-reconstruction",
+            {"world_model.encoder_learns_from_reconstruction": True},
+        ),
+        ("--world-model.separate-autoencoder", {"world_model.separate_autoencoder": True}),
+        ("--world-model.target-ema 0.99", {"world_model.target_ema": 0.99}),
+        ("--world-model.switching 1", {"world_model.switching": 1.0}),
+        ("--world-model.switching 0", {"world_model.switching": 0.0}),
+        ("--world-model.encoder.no-clamp", {"world_model.encoder.clamp": False}),
+        ("--preset stochastic", {"frame_skip": [2, 6], "world_model.sampler.churn": 1.0}),
+        ("--frame-skip 2 6", {"frame_skip": [2, 6]}),
+        ("--world-model.sampler.churn 1", {"world_model.sampler.churn": 1.0}),
+        ("--world-model.encoder.no-clamp-estimate", {"world_model.encoder.clamp_estimate": False}),
+    ],
+)
+def test_each_ablation_is_one_flag_on_the_page_and_changes_nothing_else(dry_run, flag, changed):
+    code, out, _ = dry_run(f"Breakout --preset paper --no-estimate --json {flag}")
+    assert code == 0
+    values = flat(from_json(TrainConfig, json.loads(out)["config"], "config"))
+    assert {path: value for path, value in values.items() if value != flat(PAPER)[path]} == changed
+    assert f"`{flag}`" in PAGE.read_text()
 
 
 @pytest.mark.slow

@@ -242,6 +242,19 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert optim.updates == 0
 
 
+def test_the_rate_falls_along_half_a_cosine_to_a_twentieth_and_stays():
+    module = nn.Linear(1, 1)
+    optim = Optim({"it": (module, OptimConfig(lr=1.0, weight_decay=0.0, warmup=0, decay=4))})
+    rates = []
+    for _ in range(6):
+        optim.step(module(torch.ones(1, 1)).sum())
+        rates.append(optim._adam.param_groups[0]["lr"])
+    halfway = 0.05 + 0.95 / 2
+    assert rates == pytest.approx(
+        [1, 0.05 + 0.95 * (1 + 0.5**0.5) / 2, halfway, 0.05 + 0.95 * (1 - 0.5**0.5) / 2, 0.05, 0.05]
+    )
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_module_frozen_on_the_way_stays_and_the_others_learn(device):
     """Its gradient norm is 0 on the device of the loss: anything else would not stack with the others on a GPU."""
