@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := --numprocesses auto --maxprocesses 8
 
-.PHONY: help setup demo test test-all test-gpu lint format lock build clean
+.PHONY: help setup demo quality test test-all test-gpu lint format lock build clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -27,6 +27,9 @@ $(VENV)/.stamp: requirements.lock pyproject.toml
 
 demo: setup  ## the main job: train in a dream, play the real game, write runs/demo
 	$(BIN)/python -m trainers.demo --out runs/demo
+
+quality: setup  ## the gate that every change to a model or a trainer passes: learning on Catch, three seeds (half an hour)
+	$(BIN)/python -m trainers.quality --out runs/quality
 
 test: setup lint  ## lint, then every test that is neither slow nor needs a GPU
 	$(PYTEST) $(PARALLEL) -m "not slow and not gpu"

@@ -54,7 +54,7 @@ DOORS = {
     "huggingface_hub": {"jedi_env/hub.py"},
     "stable_baselines3": {"jedi_env/sb3.py", "trainers/sb3.py", "trainers/demo.py"},
     "sb3_contrib": {"trainers/sb3.py"},
-    "tyro": {"trainers/cli.py", "trainers/commands", "trainers/demo.py"},
+    "tyro": {"trainers/cli.py", "trainers/commands", "trainers/demo.py", "trainers/quality.py"},
     "tensorboard": {"trainers/log.py"},
     "torch.utils.tensorboard": {"trainers/log.py"},
     "pygame": {"jedi_env/envs/window.py", "trainers/players.py"},
@@ -62,6 +62,7 @@ DOORS = {
     "av": {"trainers/video.py"},
     "jinja2": {"trainers/report_page"},
     "markupsafe": {"trainers/report_page"},
+    "ray": {"trainers/sweep.py"},
 }
 TRAINERS_ONLY = {"imageio", "av", "matplotlib", "PIL", "ray", "jinja2"}
 

@@ -96,9 +96,10 @@ DEMO = replace(
     collect=replace(TINY.collect, total_steps=25_000, first_steps=25_000, first_steps_limit=25_000),
     fit_world_model=replace(
         TINY.fit_world_model,
-        first_updates=3_000,
-        denoiser=OptimConfig(lr=8e-4, decay=3_000),
-        reward_end=OptimConfig(lr=8e-4, decay=3_000),
+        first_updates=2_400,
+        freeze_encoder_after=1_200,
+        denoiser=OptimConfig(lr=8e-4, decay=2_400),
+        reward_end=OptimConfig(lr=8e-4, decay=2_400),
     ),
     fit_agent=replace(TINY.fit_agent, first_updates=0),
     evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
