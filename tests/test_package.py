@@ -125,8 +125,15 @@ def test_the_wheel_holds_both_packages_and_nothing_else(tracked, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         packed = archive.namelist()
         info = f"jedi_env-{PROJECT['version']}.dist-info"
-        assert "jedi-env = trainers.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
+        assert "jedi-env = trainers.__main__:main" in archive.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in packed
     assert {"jedi_env/py.typed", "trainers/py.typed"} <= set(packed)
     source = {name for name in tracked if name.split("/")[0] in ("jedi_env", "trainers")}
     assert {name for name in packed if not name.startswith(info)} == source
+
+
+def test_the_command_line_without_its_libraries_says_what_to_install():
+    code = "import sys; sys.modules['tyro'] = None; from trainers.__main__ import main; main()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr == "jedi-env: the command line needs tyro: pip install 'jedi-env[train]'.\n"
