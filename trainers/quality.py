@@ -65,7 +65,7 @@ class QualityConfig:
 
     out: Path = Path("runs/quality")
     seeds: int = 3
-    steps: int = 100_000
+    steps: int = 150_000
     horizon: int = 25
 
     def __post_init__(self) -> None:
