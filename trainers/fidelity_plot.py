@@ -11,7 +11,7 @@ import numpy as np
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Segment
 from trainers.fidelity import FidelityReport
-from trainers.pictures import save_strip
+from trainers.pictures import SCALE, save_strip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def save_plot(report: FidelityReport, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def save_sample(world_model: WorldModel, segment: Segment, path: Path, seed: int = 0) -> bool:
+def save_sample(world_model: WorldModel, segment: Segment, path: Path, seed: int = 0, scale: int = SCALE) -> bool:
     """Save a strip of a few lanes that last; return False, and save none, where nothing draws the frames."""
     if world_model.decoder is None:
         return False
@@ -62,7 +62,7 @@ def save_sample(world_model: WorldModel, segment: Segment, path: Path, seed: int
         few.terminated[:, :length],
         few.mask[:, :length],
     )
-    save_strip(world_model, shown, path, seed)
+    save_strip(world_model, shown, path, seed, scale)
     return True
 
 

@@ -41,14 +41,14 @@ def imagine(world_model: WorldModel, segment: Segment, seed: int = 0) -> tuple[T
     return segment.pixels[:, k - 1 :], decoded, drawn
 
 
-def save_strip(world_model: WorldModel, segment: Segment, path: Path, seed: int = 0) -> None:
+def save_strip(world_model: WorldModel, segment: Segment, path: Path, seed: int = 0, scale: int = SCALE) -> None:
     """Save a strip: three rows a lane of ``segment`` (real, decoded from its latent, dreamed), a column a step."""
     rows = torch.stack(imagine(world_model, segment, seed), dim=1).flatten(0, 1).cpu()  # (3B, n, 64, 64, 3)
     padded = torch.nn.functional.pad(rows, (0, 0, 0, GAP, 0, GAP), value=128)
     image = torch.cat([torch.cat(list(row), dim=1) for row in padded], dim=0).numpy()
     height, width = image.shape[:2]
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).resize((width * SCALE, height * SCALE), Image.Resampling.NEAREST).save(path)
+    Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST).save(path)
 
 
 def save_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path, x_label: str, y_label: str) -> None:

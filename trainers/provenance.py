@@ -1,11 +1,13 @@
-"""Where a number comes from: the commit, the machine, the versions and the configuration that made it."""
+"""Where a number comes from: the command, commit, machine, versions and configuration that made it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
+import shlex
 import subprocess
+import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,13 +21,21 @@ _LIBRARIES = ("jedi-env", "torch", "gymnasium", "numpy", "ale-py", "stable-basel
 
 
 def provenance(config: object) -> dict[str, Any]:
-    """Return commit, machine, versions and the hash of ``config`` (a frozen dataclass)."""
+    """Return command, commit, machine, versions and the hash of ``config`` (a frozen dataclass)."""
     return {
+        "command": command(),
         "commit": _commit(),
         "machine": machine(),
         "versions": versions(),
         "config_hash": config_hash(config),
     }
+
+
+def command() -> str:
+    """Return the command line of this process."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # where Python was told ``-m module``
+    program = Path(sys.argv[0]).name if module is None else f"python -m {module.name.removesuffix('.__main__')}"
+    return " ".join((program, *map(shlex.quote, sys.argv[1:])))
 
 
 def versions() -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 import trainers.provenance
@@ -15,7 +17,7 @@ from trainers.provenance import config_hash, machine, provenance
 
 def test_it_is_json_and_complete():
     told = json.loads(json.dumps(provenance(MICRO)))
-    assert set(told) == {"commit", "machine", "versions", "config_hash"}
+    assert set(told) == {"command", "commit", "machine", "versions", "config_hash"}
     assert told["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert told["config_hash"] == config_hash(MICRO)
 
@@ -72,3 +74,20 @@ def test_the_machine_is_told_in_words():
     assert machine()
     if Path("/proc/cpuinfo").exists() and not torch.cuda.is_available():
         assert f"{torch.get_num_threads()} threads" in machine()
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (["-m", "told", "a b", "--seed", "0"], "python -m told 'a b' --seed 0"),
+        (["-m", "package"], "python -m package"),
+        (["told.py", "x"], "told.py x"),
+    ],
+)
+def test_the_command_is_what_was_typed(tmp_path, start, told):
+    code = "from trainers.provenance import command\nprint(command())\n"
+    (tmp_path / "told.py").write_text(code)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(code)
+    run = subprocess.run([sys.executable, *start], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == told

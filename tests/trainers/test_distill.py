@@ -1,0 +1,79 @@
+"""Distillation: one step comes closer to what several steps reach, and nothing but the denoiser changes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.dream import Dream
+from jedi_env.errors import UsageError
+from tests.tiny_dream import LATENT, tiny_checkpoint
+from trainers.distill import DistillConfig, distil, one_step
+
+CONFIG = DistillConfig(updates=60, batch=16, teacher_steps=3, horizon=6, lr=3e-3)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return tiny_checkpoint()
+
+
+@pytest.fixture(scope="module")
+def student(teacher):
+    return distil(teacher, CONFIG, torch.device("cpu"))
+
+
+def distances(teacher, model, steps):
+    """Mean squared distance of ``model``'s frames in ``steps`` steps from the teacher's in three, same noise."""
+    ends = []
+    for of, number in ((teacher.world_model, 3), (model, steps)):
+        dream = Dream(of, teacher.contexts, horizon=None, sampler_steps=number)
+        dream.reset(range(1000, 1256))
+        dream.step(torch.arange(256) % teacher.world_model.num_actions)
+        ends.append(dream.state.model.frames[:, -1])
+    return (ends[0] - ends[1]).square().mean().item()
+
+
+def test_it_is_closer_to_its_teacher_than_a_plain_single_step(teacher, student):
+    plain = distances(teacher, teacher.world_model, 1)
+    assert distances(teacher, student.world_model, 1) < 0.7 * plain
+
+
+def test_only_the_denoiser_changed(teacher, student):
+    before, after = teacher.world_model.state_dict(), student.world_model.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"denoiser"}
+    assert teacher.world_model.config.sampler.steps == 2
+    assert student.world_model.config.sampler == replace(LATENT.sampler, steps=1)
+    assert student.contexts is teacher.contexts
+
+
+def test_it_learns_from_the_frame_that_the_dream_would_draw(student):
+    """The student's single step, recomputed, is the dream's own."""
+    dream = Dream(student.world_model, student.contexts, horizon=None)
+    dream.reset(range(5))
+    before, actions = dream.state, torch.tensor([0, 1, 2, 3, 0])
+    dream.step(actions)
+    assert_close(one_step(student.world_model, before, actions), dream.state.model.frames[:, -1])
+
+
+def test_it_is_saved_and_says_where_it_comes_from(teacher, student, tmp_path):
+    student.save(tmp_path / "one")
+    loaded = Checkpoint.load(tmp_path / "one")
+    assert loaded.world_model.config.sampler.steps == 1
+    assert loaded.provenance["distilled"]["updates"] == CONFIG.updates
+    assert not any(parameter.requires_grad for parameter in loaded.world_model.parameters())
+
+
+def test_a_model_without_diffusion_has_nothing_to_distil():
+    config = replace(LATENT, denoiser=replace(LATENT.denoiser, diffusion=False))
+    with pytest.raises(UsageError, match="one pass already"):
+        distil(tiny_checkpoint(config), CONFIG, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("setting", [{"updates": 0}, {"batch": 0}, {"horizon": 0}, {"teacher_steps": 1}])
+def test_bad_settings_are_refused(setting):
+    with pytest.raises(UsageError, match=f"{next(iter(setting))} is {next(iter(setting.values()))}"):
+        DistillConfig(**setting)

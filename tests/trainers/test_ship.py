@@ -1,0 +1,112 @@
+"""Shipping: what is given away is small, whole, and says of itself only what was measured on these very files."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.errors import UsageError
+from jedi_env.metrics import HUMAN_SCORES
+from tests.trainers.fakes import MICRO
+from trainers.config import EvaluateConfig
+from trainers.evaluate import Score
+from trainers.fidelity import FidelityConfig
+from trainers.ship import CARD, LARGEST, ShipConfig, above, ship
+from trainers.train import train
+
+TRAINING = replace(
+    MICRO,
+    world_model=replace(MICRO.world_model, context_length=4),
+    collect=replace(MICRO.collect, total_steps=60, first_steps=60, first_steps_limit=60, first_rewards=0),
+    evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
+    final_epochs=0,
+)
+CONFIG = ShipConfig(
+    contexts=6,
+    seeds=2,
+    steps=64 * 32,
+    horizon=5,
+    episodes=2,
+    fidelity=FidelityConfig(horizon=5, segments=4, steps=400, probe_steps=400),
+)
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ship")
+    train(TRAINING, "Breakout", 3, folder / "run", torch.device("cpu"))
+    return folder / "run", folder / "Breakout", ship(folder / "run", folder / "Breakout", CONFIG)
+
+
+def test_what_is_shipped_is_a_smaller_copy_of_the_runs_dream(shipped):
+    run, out, checkpoint = shipped
+    whole = Checkpoint.load(run / "checkpoint")
+    assert len(checkpoint.contexts) == 6
+    torch.testing.assert_close(checkpoint.contexts.frames, whole.contexts.frames[:6], rtol=2e-3, atol=2e-3)
+    for name, value in whole.world_model.state_dict().items():
+        torch.testing.assert_close(checkpoint.world_model.state_dict()[name], value, rtol=2e-3, atol=1e-4)
+    assert checkpoint.agent is not None
+    assert checkpoint.world_model.decoder is not None
+    assert (out / "model.safetensors").stat().st_size < 0.6 * (run / "checkpoint" / "model.safetensors").stat().st_size
+    assert checkpoint.provenance == whole.provenance
+
+
+def test_everything_is_measured_and_stored(shipped):
+    _, _, checkpoint = shipped
+    games = checkpoint.metrics["real_games"]
+    assert [run["seed"] for run in games["ppo"]] == [0, 1]
+    for played in (games["random"], games["native"], *games["ppo"]):
+        assert len(played["returns"]) == 2
+        assert played["mean"] == pytest.approx(np.mean(played["returns"]))
+    assert checkpoint.metrics["fidelity"]["setup"]["segments"] == 4
+    assert checkpoint.horizon == checkpoint.metrics["fidelity"]["recommended_horizon"]
+    assert json.loads(json.dumps(checkpoint.metrics)) == checkpoint.metrics
+
+
+def test_the_card_tells_what_the_checkpoint_says(shipped):
+    _, out, checkpoint = shipped
+    text = (out / CARD).read_text()
+    games = checkpoint.metrics["real_games"]
+    for played in (games["random"], games["native"], *games["ppo"]):
+        assert f"| {played['mean']:.2f} +- {played['std']:.2f} | 2 |" in text
+    assert f"| human (published) | {HUMAN_SCORES['Breakout']} |" in text
+    assert 'gym.make_vec("JEDIDream-Breakout-v0"' in text
+    assert str(checkpoint.provenance["commit"]) in text
+    for horizon in (0, 1, 5):
+        assert f"| {horizon} " in text
+    assert (out / "strip.png").is_file()
+
+
+def test_the_difference_has_welchs_standard_error():
+    one, other = Score("g", (1.0, 2.0, 3.0, 6.0)), Score("g", (0.0, 1.0))
+    told = above(one, other)
+    assert told["mean"] == 2.5
+    squared = np.var([1, 2, 3, 6], ddof=1) / 4 + np.var([0, 1], ddof=1) / 2
+    assert told["high"] - told["mean"] == pytest.approx(1.96 * squared**0.5)
+    assert told["mean"] - told["low"] == pytest.approx(told["high"] - told["mean"])
+
+
+def test_what_is_too_large_is_refused_before_anything_is_written(shipped, tmp_path, monkeypatch):
+    run, _, _ = shipped
+    monkeypatch.setattr("trainers.ship.LARGEST", 1000)
+    with pytest.raises(UsageError, match="more than 1,000: write fewer --contexts"):
+        ship(run, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+    assert LARGEST == 5_000_000
+
+
+def test_a_dream_of_no_game_is_refused(tmp_path, monkeypatch):
+    nameless = SimpleNamespace(game=None, agent=None)
+    monkeypatch.setattr("trainers.ship.Checkpoint", SimpleNamespace(load=lambda path: nameless))
+    with pytest.raises(UsageError, match="no dream of a real game"):
+        ship(tmp_path, tmp_path / "out", CONFIG)
+
+
+@pytest.mark.parametrize("name", ["contexts", "seeds", "steps", "horizon", "episodes"])
+def test_nothing_can_be_asked_for_less_than_once(name):
+    with pytest.raises(UsageError, match=f"{name} is 0"):
+        ShipConfig(**{name: 0})

@@ -1,0 +1,176 @@
+"""From a run directory to a dream that can be given away: small, measured, with a model card.
+
+``python -m trainers.ship RUN --out FOLDER``. Weights and starting points become float16; then everything that the card
+says is measured on exactly the files that are shipped: fidelity, the native agent, Stable-Baselines3's PPO trained from
+nothing in this dream alone (three seeds), and random play, all on full real games. Scores are told as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from tyro.conf import Positional
+
+from jedi_env.checkpoint import Checkpoint, annotate
+from jedi_env.errors import UsageError
+from jedi_env.folder import replace_file
+from jedi_env.games import GAMES
+from jedi_env.metrics import HUMAN_SCORES
+from trainers.cli import exit_codes
+from trainers.demo import LANES, THREADS
+from trainers.evaluate import Score, score_checkpoint, score_policy
+from trainers.fidelity import FidelityConfig, fidelity, store
+from trainers.fidelity_plot import save_sample
+from trainers.log import progress
+from trainers.policy import RandomPolicy
+from trainers.provenance import provenance
+from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+LARGEST = 5_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class ShipConfig:
+    """What is shipped and what is measured.
+
+    Attributes:
+        contexts: starting points that the bank keeps.
+        seeds: of PPO.
+        steps: dream steps that each PPO learns from.
+        horizon: dream steps an episode of PPO's.
+        episodes: full real games of each policy.
+        fidelity: what is measured of the dream.
+    """
+
+    contexts: int = 112
+    seeds: int = 3
+    steps: int = 200_000
+    horizon: int = 25
+    episodes: int = 40
+    fidelity: FidelityConfig = field(default_factory=FidelityConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("contexts", "seeds", "steps", "horizon", "episodes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: write a whole number of at least 1.")
+
+
+def ship(run: Path, out: Path, config: ShipConfig) -> Checkpoint:
+    """Write the dream of the run directory ``run`` to ``out``, measured and with a card; return it.
+
+    Raises:
+        UsageError: it is of no real game, or larger than :data:`LARGEST`; ``out`` was not touched.
+    """
+    whole = Checkpoint.load(run / "checkpoint")
+    if whole.game is None or whole.agent is None:
+        raise UsageError(f"{run} has no dream of a real game with a native agent: nothing to measure and ship.")
+    size = 2 * sum(tensor.numel() for tensor in _tensors(whole, config.contexts))
+    if size > LARGEST:
+        raise UsageError(f"It would take {size:,} bytes, more than {LARGEST:,}: write fewer --contexts.")
+    replace(whole, contexts=whole.contexts[: config.contexts], metrics={}).save(out, half=True)
+
+    shipped = Checkpoint.load(out)
+    report, segments = fidelity(shipped, config.fidelity)
+    store(report, shipped, out, set_horizon=True)
+    save_sample(shipped.world_model, segments, out / "strip.png", config.fidelity.seed, scale=1)
+    annotate(out, metrics={"real_games": play_real_games(shipped, config)})
+    shipped = Checkpoint.load(out)
+    replace_file(out / CARD, card(shipped).encode())
+    return shipped
+
+
+def play_real_games(checkpoint: Checkpoint, config: ShipConfig) -> dict[str, Any]:
+    """Score random play, the native agent and PPO trained in the dream on full real games."""
+    game = str(checkpoint.game)
+    actions = RandomPolicy(checkpoint.world_model.num_actions, np.random.default_rng(0))
+    random = score_policy(game, actions, config.episodes, "real games: random")
+    native = score_checkpoint(checkpoint, config.episodes, seed=0)
+    runs = []
+    for seed in range(config.seeds):
+        model = make_algorithm("PPO", checkpoint, LANES, seed, config.horizon)
+        curve = Curve()
+        model.learn(config.steps, callback=[curve, ProgressBar(config.steps, f"PPO in the dream, seed {seed}")])
+        with progress(None, config.episodes, f"real games: PPO, seed {seed}") as bar:
+            score = score_on_reality(model, game, checkpoint, config.episodes, bar.update)
+        told = {"seed": seed, "dream_steps": model.num_timesteps, "dream_return": curve.points[-1][1]}
+        runs.append({**told, **score.to_json(), "above_random": above(score, random)})
+    return {
+        "random": random.to_json(),
+        "native": {**native.to_json(), "above_random": above(native, random)},
+        "ppo": runs,
+        **provenance(config),
+    }
+
+
+def above(score: Score, baseline: Score) -> dict[str, float]:
+    """Return the difference of two means with its 95% interval (normal approximation, unequal variances)."""
+    difference = score.mean - baseline.mean
+    squares = [float(np.var(each.returns, ddof=1)) / len(each.returns) for each in (score, baseline)]
+    half = 1.96 * math.sqrt(sum(squares))
+    return {"mean": difference, "low": difference - half, "high": difference + half}
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """Return the model card of a shipped dream, in Markdown; every number in it comes from the checkpoint."""
+    jinja = Environment(loader=PackageLoader("trainers", "."), undefined=StrictUndefined, autoescape=False)
+    model = checkpoint.world_model
+    parts = {"encoder": model.encoder, "denoiser": model.denoiser, "reward/termination": model.reward_end}
+    return jinja.get_template("card.md.j2").render(
+        game=checkpoint.game,
+        atari=checkpoint.game in GAMES,
+        human=HUMAN_SCORES.get(str(checkpoint.game)),
+        horizon=checkpoint.horizon,
+        contexts=len(checkpoint.contexts),
+        parameters={name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        provenance=checkpoint.provenance,
+        fidelity=checkpoint.metrics["fidelity"],
+        games=checkpoint.metrics["real_games"],
+    )
+
+
+def _tensors(checkpoint: Checkpoint, contexts: int) -> list[torch.Tensor]:
+    """Return what will be stored as float16."""
+    model = checkpoint.world_model
+    decoder = model.decoder.state_dict().values() if isinstance(model.decoder, torch.nn.Module) else ()
+    agent = checkpoint.agent.tensors.values() if checkpoint.agent else ()
+    return [*model.state_dict().values(), *decoder, *agent, checkpoint.contexts.frames[:contexts]]
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """Arguments.
+
+    Attributes:
+        run: the run directory.
+        out: the folder to write.
+        ship: what is shipped and measured.
+    """
+
+    run: Positional[Path]
+    out: Path
+    ship: Annotated[ShipConfig, tyro.conf.arg(name="")] = field(default_factory=ShipConfig)
+
+
+def main() -> None:
+    """Ship a dream from the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = tyro.cli(_Arguments, description=__doc__)
+    torch.set_num_threads(THREADS)
+    with exit_codes("trainers.ship"):
+        ship(arguments.run, arguments.out, arguments.ship)
+    print((arguments.out / CARD).read_text())
+
+
+if __name__ == "__main__":
+    main()
