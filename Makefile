@@ -11,7 +11,7 @@ PARALLEL := --numprocesses auto --maxprocesses 8
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp  ## make .venv from requirements.lock (again only when the lock or pyproject.toml changed)
 
@@ -25,8 +25,8 @@ $(VENV)/.stamp: requirements.lock pyproject.toml
 	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup  ## the main job: train in a dream, play the real game, write runs/demo
-	$(BIN)/python -m trainers.demo --out runs/demo
+demo: setup  ## the main job: train a dream, train in it, play the real game (a quarter of an hour), into runs/demo
+	$(BIN)/python -m trainers.demo --train --steps 100000 --out runs/demo
 
 quality: setup  ## the gate that every change to a model or a trainer passes: learning on Catch, three seeds (half an hour)
 	$(BIN)/python -m trainers.quality --out runs/quality

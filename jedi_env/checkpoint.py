@@ -20,8 +20,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from jedi_env import hub
+from jedi_env.actions import BoxActions, blanks
 from jedi_env.config_json import JSON, from_json, parse, shown, to_json
 from jedi_env.errors import CheckpointError, UsageError, nearest
 from jedi_env.folder import ATTEMPTS, current, inside, refuse_pickles, replace_folder
@@ -168,6 +170,7 @@ class Checkpoint:
             version=VERSION,
             game=self.game,
             num_actions=model.num_actions,
+            actions=model.actions if isinstance(model.actions, BoxActions) else None,
             model=model.config,
             horizon=self.horizon,
             protocol=dict(self.protocol),
@@ -180,6 +183,7 @@ class Checkpoint:
         text = json.dumps(to_json(config), indent=1).encode()
         try:
             sketch, decoder_sketch = _sketch(config)
+            _see_dream(sketch, decoder_sketch)
             compare(layouts(tensors[MODEL]), layouts(sketch.state_dict()), "The world model")
             if decoder_sketch is not None:
                 compare(layouts(tensors[DECODER]), layouts(decoder_sketch.state_dict()), "The decoder")
@@ -219,7 +223,7 @@ def annotate(path: str | os.PathLike[str], *, metrics: Mapping[str, JSON], horiz
     )
     text = json.dumps(to_json(changed), indent=1).encode()
     try:
-        _sketch(changed)
+        _see_dream(*_sketch(changed))
     except CheckpointError as error:
         raise UsageError(f"This could not be loaded again, so nothing was written. {error}") from error
     replace_folder(folder, {CONFIG: text, **files}, ours=FILES)
@@ -286,14 +290,18 @@ def locate(game: str) -> Path | None:
     return next((home / game for home in homes() if current(home / game).is_dir()), None)
 
 
+def dreams() -> list[str]:
+    """Return the names by which the dreams on this machine are found."""
+    return sorted({path.parent.name for home in homes() for path in home.glob(f"[!.]*/{CONFIG}")})
+
+
 def _no_dream(game: str) -> str:
-    there = sorted({path.parent.name for home in homes() for path in home.glob(f"[!.]*/{CONFIG}")})
     train = f"`jedi-env train {game} --run-dir runs/{game}`, then checkpoint='runs/{game}/checkpoint'"
     return (
         f"There is no dream of {game!r} in {', '.join(str(home) for home in homes())}."
         f"{'' if game in GAMES else nearest(game, GAMES)} Train one: {train} (or copy that folder to "
         f"{homes()[0] / game}). Or name a folder or hub://owner/repo instead. "
-        f"There are dreams of: {', '.join(there) or 'no game yet'}."
+        f"There are dreams of: {', '.join(dreams()) or 'no game yet'}."
     )
 
 
@@ -360,6 +368,11 @@ class _Config:
     files: dict[str, _FileRecord]
     agent: dict[str, Any] | None = None
     decoder: DecoderConfig | None = None
+    actions: BoxActions | None = None  # else as many discrete ones as num_actions says
+
+    def __post_init__(self) -> None:
+        if self.actions is not None and self.actions.size != self.num_actions:
+            raise UsageError(f"num_actions is {self.num_actions}, but an action has {self.actions.size} numbers.")
 
 
 def _read_config(folder: Path) -> _Config:
@@ -436,27 +449,49 @@ def _limits(config: _Config) -> Iterator[tuple[str, Sequence[float], float, floa
 
 
 def _sketch(config: _Config) -> tuple[WorldModel, Decoder | None]:
-    """Return the networks on torch's meta device, which takes no memory, having seen them dream there."""
+    """Return the networks on torch's meta device, which takes no memory."""
     for name, values, low, high in _limits(config):
         for value in values:
             if not low <= value <= high:
                 raise CheckpointError(f"In {CONFIG}, {name} is {value}, but must be from {low:g} to {high:g}.")
     try:
-        with torch.device("meta"), torch.no_grad():
-            model = WorldModel(config.num_actions, config.model)
+        with torch.device("meta"), _Unfilled():
+            model = WorldModel(config.actions or config.num_actions, config.model)
             decoder = None if config.decoder is None else Decoder(model.frame_shape, config.decoder)
-            k = model.context_length
-            frames = model.encode(torch.empty(1, k, *PIXELS_SHAPE, dtype=torch.uint8))
-            lane = torch.empty(1, dtype=torch.int64)
-            state = ModelState(
-                frames, torch.empty(1, k - 1, dtype=torch.int64), *model.reward_end.initial(1, lane.device)
-            )
-            state, _ = model.advance(state, lane, LaneNoise(lane, lane), steps=1)
+    except Exception as error:  # whatever torch says of shapes that do not fit
+        raise CheckpointError(f"{CONFIG} describes a model that cannot dream: {shown(error)}") from error
+    return model, decoder
+
+
+def _see_dream(model: WorldModel, decoder: Decoder | None) -> None:
+    """Raise :class:`CheckpointError` unless the networks, wherever they are, can dream a step."""
+    k, device = model.context_length, next(model.parameters()).device
+    try:
+        with device, torch.no_grad():
+            frames = model.encode(torch.zeros(1, k, *PIXELS_SHAPE, dtype=torch.uint8))
+            lane = torch.zeros(1, dtype=torch.int64)
+            state = ModelState(frames, blanks(model.actions, 1, k - 1), *model.reward_end.initial(1, device))
+            state, _ = model.advance(state, blanks(model.actions, 1), LaneNoise(lane, lane), steps=1)
             if decoder is not None:
                 decoder(state.frames[:, -1])
     except Exception as error:  # whatever torch says of shapes that do not fit
         raise CheckpointError(f"{CONFIG} describes a model that cannot dream: {shown(error)}") from error
-    return model, decoder
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no initial weights: on the meta device there are none, and to pretend to imports torch's compiler (1 s)."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "orthogonal_"):
+            return args[0] if args else named["tensor"]
+        return torch.empty(*args, **named) if func is torch.randn else func(*args, **named)
 
 
 # The folder
@@ -469,7 +504,19 @@ def _read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
     try:
         refuse_pickles(folder)
         config = _read_config(folder)
-        model, decoder = _sketch(config)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+    try:
+        return _read_tensors(folder, config, device)
+    except CheckpointError:
+        _see_dream(*_sketch(config))  # without its tensors: if that is what is wrong, it says so better
+        raise
+
+
+def _read_tensors(folder: Path, config: _Config, device: torch.device) -> dict[str, Any]:
+    """Return the fields of the checkpoint in ``folder``, whose configuration is ``config``."""
+    model, decoder = _sketch(config)
+    try:
 
         def read(name: str, expected: Mapping[str, Layout] | None) -> dict[str, Tensor]:
             record = config.files[name]
@@ -477,6 +524,7 @@ def _read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
             return {key: tensor.to(device) for key, tensor in tensors.items()}
 
         contexts = Context(**read(CONTEXTS, _bank_layouts(model)))
+        contexts = replace(contexts, actions=model.actions.inside(contexts.actions))  # if float16 led out of the range
         _check_bank(contexts, model, str(folder / CONTEXTS))
         model.load_state_dict(read(MODEL, layouts(model.state_dict())), assign=True)
         if decoder is not None:
@@ -485,8 +533,9 @@ def _read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
         agent = None if config.agent is None else AgentRecord(config.agent, read(AGENT, None))
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error}") from error
+    _see_dream(_at_rest(model), decoder)
     return {
-        "world_model": _at_rest(model),
+        "world_model": model,
         # Rounding to float16 may have led out of the range.
         "contexts": Context(contexts.frames.clamp(-model.bound, model.bound), contexts.actions),
         "game": config.game,
@@ -510,7 +559,7 @@ def _bank_layouts(model: WorldModel) -> dict[str, Layout]:
     k = model.context_length
     return {
         "frames": Layout(torch.float32, (-1, k, *model.frame_shape)),
-        "actions": Layout(torch.int64, (-1, k - 1)),
+        "actions": Layout(model.actions.dtype, (-1, k - 1, *model.actions.shape)),
     }
 
 
@@ -522,8 +571,8 @@ def _check_bank(contexts: Context, model: WorldModel, what: str) -> None:
             f"{what} has {len(frames)} contexts and the actions of {len(actions)}, but must have as many of both, from "
             f"1 to {MAX_CONTEXTS}."
         )
-    if bool(((actions < 0) | (actions >= model.num_actions)).any()):
-        raise CheckpointError(f"{what} has actions that are not from 0 to {model.num_actions - 1}.")
+    if not model.actions.allow(actions):
+        raise CheckpointError(f"{what} has actions that are not {model.actions.range}.")
     slack = 1 + torch.finfo(torch.float16).eps  # what storing them as float16 may add
     if bool((frames.abs() > model.bound * slack).any()):
         raise CheckpointError(f"{what} has frames beyond the model's range, {-model.bound} to {model.bound}.")

@@ -37,7 +37,7 @@ class DreamModel(Protocol):
     def advance(
         self, state: ModelState, actions: Tensor, noise: LaneNoise, steps: int | None = None
     ) -> tuple[ModelState, Prediction]:
-        """Imagine what ``actions`` (B,) lead to."""
+        """Imagine what ``actions`` (one a lane) lead to."""
         ...
 
 
@@ -161,7 +161,7 @@ class Dream:
         """Dream one step in every lane.
 
         Args:
-            actions: int64 ``(B,)``.
+            actions: int64 ``(B,)``, or float32 ``(B, A)``.
             restart: bool ``(B,)``, lanes that begin anew instead of stepping: their action is ignored, their reward is
                 0 and nothing ends (what Gymnasium calls NEXT_STEP autoreset).
         """

@@ -106,8 +106,8 @@ class Segment(Record):
 
     Attributes:
         pixels: uint8 ``(B, T+1, 64, 64, 3)``; beyond an episode's edge the first or last real pixels are repeated.
-        actions: int64 ``(B, T)``, or float ``(B, T, A)`` for continuous actions; ``actions[:, t]`` is taken at
-            pixels ``t``.
+        actions: int64 ``(B, T)``, or float32 ``(B, T, A)`` for continuous actions, the game's own;
+            ``actions[:, t]`` is taken at pixels ``t``.
         rewards: float32 ``(B, T)``, as the game gave them (unclipped).
         terminated: bool ``(B, T)``: the transition ended the episode (or a life, under that protocol).
         mask: bool ``(B, T)``: the transition really happened; no loss reads the others.
@@ -126,7 +126,7 @@ class Context(Record):
 
     Attributes:
         frames: float ``(B, K, C, H, W)``, oldest first.
-        actions: int64 ``(B, K-1)``, or float ``(B, K-1, A)``.
+        actions: int64 ``(B, K-1)``, or float32 ``(B, K-1, A)``.
     """
 
     frames: Tensor
@@ -174,9 +174,10 @@ class Prediction(Record):
     """What the world model says of one imagined transition, every field with leading axis B.
 
     Attributes:
-        reward: float32, drawn from ``reward_probs``: -1, 0 or 1.
+        reward: float32, drawn from ``reward_probs``: -1, 0 or 1. Of a model that learns rewards of any size, their
+            mean.
         terminated: bool, drawn from ``termination_prob``.
-        reward_probs: float32 ``(B, 3)`` of the signs -1, 0, 1.
+        reward_probs: float32 ``(B, 3)`` of the reward's signs -1, 0, 1; what is nearly nothing counts as 0.
         termination_prob: float32.
     """
 

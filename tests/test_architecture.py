@@ -16,7 +16,7 @@ SOURCES = {
 MODELS = "jedi_env.models"
 PARTS = {f"{MODELS}.{name}" for name in ("encoder", "reward_end", "sampler", "decoder")}
 
-FOUNDATIONS = {"jedi_env.errors", "jedi_env.types", "jedi_env.noise"}
+FOUNDATIONS = {"jedi_env.errors", "jedi_env.types", "jedi_env.noise", "jedi_env.actions", "jedi_env.share"}
 
 # All that these modules may import of the project. A module that is not named here has only the bans below.
 MAY_IMPORT = {
@@ -32,11 +32,15 @@ MAY_IMPORT = {
     "jedi_env.games": {"jedi_env.errors"},
     "jedi_env.types": {"jedi_env.errors"},
     "jedi_env.noise": {"jedi_env.errors"},
+    "jedi_env.actions": {"jedi_env.errors"},
+    "jedi_env.share": set(),
     "jedi_env.dream": FOUNDATIONS,  # it knows the world model by a Protocol alone
     f"{MODELS}.blocks": {"jedi_env.errors"},
     f"{MODELS}.unet": {"jedi_env.errors", f"{MODELS}.blocks"},
-    f"{MODELS}.denoiser": {"jedi_env.errors", "jedi_env.types", f"{MODELS}.blocks", f"{MODELS}.unet"},
-    **{part: {"jedi_env.errors", "jedi_env.types", f"{MODELS}.blocks", f"{MODELS}.unet"} for part in PARTS},
+    f"{MODELS}.reward_heads": set(),
+    f"{MODELS}.denoiser": {*FOUNDATIONS, f"{MODELS}.blocks", f"{MODELS}.unet"},
+    **{part: {*FOUNDATIONS, f"{MODELS}.blocks", f"{MODELS}.unet"} for part in PARTS},
+    f"{MODELS}.reward_end": {*FOUNDATIONS, f"{MODELS}.blocks", f"{MODELS}.unet", f"{MODELS}.reward_heads"},
 }
 
 # (whoever lives here, must not import this)

@@ -1,7 +1,10 @@
 """A dream small enough to save and load hundreds of times, with random weights everywhere."""
 
+from dataclasses import replace
+
 import torch
 
+from jedi_env.actions import BoxActions
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.models.decoder import Decoder, DecoderConfig
 from jedi_env.models.denoiser import DenoiserConfig
@@ -27,6 +30,9 @@ LATENT = WorldModelConfig(
         lstm_dim=8,
     ),
 )
+# A dream of vectors and rewards of any size.
+BOX = BoxActions((-1.0, 0.0, -7.5), (1.0, 0.1, -2.5))
+SYMLOG = replace(LATENT, reward_end=replace(LATENT.reward_end, symlog=True))
 PIXEL = WorldModelConfig(
     encoder=PixelEncoderConfig(),
     denoiser=DenoiserConfig(channels=(8,), middle_attention=False, cond_channels=8),
@@ -44,9 +50,9 @@ PIXEL = WorldModelConfig(
 )
 
 
-def tiny_model(config=LATENT, seed=0):
+def tiny_model(config=LATENT, seed=0, actions=NUM_ACTIONS):
     generator = torch.Generator().manual_seed(seed)
-    model = WorldModel(NUM_ACTIONS, config).eval()
+    model = WorldModel(actions, config).eval()
     with torch.no_grad():  # all of them: many layers start at zero
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
@@ -55,13 +61,19 @@ def tiny_model(config=LATENT, seed=0):
     return model
 
 
-def tiny_checkpoint(config=LATENT, *, seed=0, game="Breakout", horizon=20, agent=False, decoder=False):
+def tiny_checkpoint(
+    config=LATENT, *, seed=0, game="Breakout", horizon=20, agent=False, decoder=False, actions=NUM_ACTIONS
+):
     generator = torch.Generator().manual_seed(seed)
-    model = tiny_model(config, seed)
+    model = tiny_model(config, seed, actions)
     pixels = torch.randint(0, 256, (5, config.context_length, 64, 64, 3), generator=generator, dtype=torch.uint8)
-    actions = torch.randint(0, NUM_ACTIONS, (5, config.context_length - 1), generator=generator)
+    if isinstance(actions, int):
+        between = torch.randint(0, actions, (5, config.context_length - 1), generator=generator)
+    else:
+        shares = torch.rand(5, config.context_length - 1, actions.size, generator=generator)
+        between = actions.from_unit(2 * shares - 1)
     with torch.no_grad():
-        contexts = Context(model.encode(pixels), actions)
+        contexts = Context(model.encode(pixels), between)
     if decoder:
         probe = Decoder(model.frame_shape, DecoderConfig(channels=4, blocks=1)).eval()
         with torch.no_grad():

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jedi_env.errors import RunError
+from jedi_env.actions import Actions, as_actions
 from jedi_env.models.blocks import init_lstm, plain_stages
+from trainers.distributions import distribution_over
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Opinion(NamedTuple):
     """What the agent thinks of observations.
 
     Attributes:
-        logits: of the policy over actions, ``(B, A)``.
+        logits: what the policy is made of, ``(B, size)``: see :mod:`trainers.distributions`.
         value: ``(B,)``.
         memory: hidden and cell state, ``(2, B, L)``.
     """
@@ -53,21 +54,26 @@ class ActorCritic(nn.Module):
 
     Args:
         frame_shape: (C, H, W) of one frame.
-        num_actions: number of discrete actions.
+        actions: the game's; a number is so many discrete ones.
         config: the rest.
+
+    Attributes:
+        actions: the game's.
+        policy: the distribution over them that the logits make.
     """
 
-    def __init__(self, frame_shape: tuple[int, int, int], num_actions: int, config: ActorCriticConfig) -> None:
+    def __init__(self, frame_shape: tuple[int, int, int], actions: int | Actions, config: ActorCriticConfig) -> None:
         super().__init__()
         self.config = config
-        self.num_actions = num_actions
+        self.actions = as_actions(actions)
+        self.policy = distribution_over(self.actions)
         channels, height, width = frame_shape
         shrink = 2 ** sum(config.down)
         features = config.channels[-1] * (height // shrink) * (width // shrink)
         self.trunk = plain_stages(channels * config.frame_stack, config.channels, config.down)
         self.lstm = nn.LSTMCell(features, config.lstm_dim) if config.lstm_dim else None
         size = config.lstm_dim or features
-        self.actor, self.critic = nn.Linear(size, num_actions), nn.Linear(size, 1)
+        self.actor, self.critic = nn.Linear(size, self.policy.size), nn.Linear(size, 1)
         for head in (self.actor, self.critic):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -85,15 +91,3 @@ class ActorCritic(nn.Module):
             x, cell = self.lstm(x, (memory[0], memory[1]))
             memory = torch.stack((x, cell)).float()
         return Opinion(self.actor(x).float(), self.critic(x).float().squeeze(1), memory)
-
-
-def draw_actions(logits: Tensor, generator: torch.Generator, epsilon: float = 0.0) -> Tensor:
-    """Draw actions ``(B,)`` from the policy, or uniformly with chance ``epsilon``."""
-    probs = logits.softmax(dim=-1)
-    probs = (1 - epsilon) * probs + epsilon / probs.shape[-1]
-    try:
-        return torch.multinomial(probs, 1, generator=generator).squeeze(1)
-    except RuntimeError as error:
-        if logits.isfinite().all():
-            raise
-        raise RunError("The agent's policy is not finite: begin another run with a lower learning rate.") from error

@@ -1,12 +1,13 @@
 """The one command, ``jedi-env``: its verbs are in ``trainers/commands/``, one a file.
 
 Exit codes: 0 success, 1 a failed run, 2 bad usage. Arguments are parsed by tyro; every field of a preset is a flag of
-``train``.
+``train`` and ``sweep``.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import Annotated
 import tyro
 
 from jedi_env.errors import CheckpointError, JediEnvError, UsageError
+from trainers.commands.bench import Bench
 from trainers.commands.dream import Dream
 from trainers.commands.eval import Eval
 from trainers.commands.fidelity import Fidelity
@@ -27,6 +29,7 @@ from trainers.commands.info import Info
 from trainers.commands.list import List
 from trainers.commands.play import Play
 from trainers.commands.report import Report
+from trainers.commands.sweep import Sweep
 from trainers.commands.train import Train
 
 Command = (
@@ -39,15 +42,18 @@ Command = (
     | Annotated[ImportDiamond, tyro.conf.subcommand("import-diamond")]
     | Annotated[Fidelity, tyro.conf.subcommand("fidelity")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 or 2."""
+    sys.path.append(os.getcwd())  # where a module that registers an environment of the user's own will lie
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     command, rest = tyro.cli(Command, prog="jedi-env", description=__doc__, args=args, return_unknown_args=True)
     with exit_codes("jedi-env"):
-        if rest and not isinstance(command, Train):
+        if rest and not isinstance(command, Train | Sweep):
             name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(command).__name__).lower()
             raise UsageError(f"Unknown arguments: {' '.join(rest)}. Write `jedi-env {name} --help` to see them all.")
         command.run(rest)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -30,12 +31,12 @@ class Progress:
 
     Attributes:
         game: how many games were begun, less one; it seeds the game.
-        actions: what was played in the game so far.
+        actions: what was played in the game so far: numbers, or lists of them.
         score: the game's score so far, unclipped.
     """
 
     game: int = -1
-    actions: list[int] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list)
     score: float = 0.0
 
 
@@ -52,7 +53,7 @@ class Collector:
 
     def __init__(
         self,
-        env: gym.Env[npt.NDArray[np.uint8], np.int64],
+        env: gym.Env[npt.NDArray[np.uint8], Any],
         replay: Replay,
         *,
         life_loss: bool,
@@ -80,7 +81,7 @@ class Collector:
                 self._begin_game()
             first = np.array([len(self._recent) == 1])
             assert self._pixels is not None  # a game was begun
-            action = int(policy.act(self._pixels[None], first)[0])
+            action = policy.act(self._pixels[None], first)[0].tolist()
             before = self._pixels
             reward, ended, over = self._step(action)
             self.replay.append(before, action, reward, ended)
@@ -105,10 +106,11 @@ class Collector:
         self._lives = info.get("lives", 0)
         self._recent = [self._pixels]
 
-    def _step(self, action: int) -> tuple[float, bool, bool]:
+    def _step(self, action: int | list[float]) -> tuple[float, bool, bool]:
         """Return reward, whether the episode terminated as training counts it, and whether the game is over."""
         with self._faults():
-            self._pixels, reward, terminated, truncated, info = self.env.step(np.int64(action))
+            taken = np.asarray(action, self.env.action_space.dtype)[()]
+            self._pixels, reward, terminated, truncated, info = self.env.step(taken)
         if not math.isfinite(reward):
             raise RunError(f"The game paid {reward} in step {len(self.progress.actions) + 1}: not a finite reward.")
         lives = info.get("lives", 0)

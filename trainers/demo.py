@@ -1,7 +1,8 @@
-"""The main job, end to end: real Breakout in, a policy learned in imagination out (``make demo``).
+"""The main job: a dream in, a policy learned in imagination out, played on the real game (``make demo``).
 
-Collect real frames, train a small JEDI on them, train Stable-Baselines3's PPO inside its dream, play the policy and a
-random one on the real game, and leave a summary, a picture and the checkpoint. Scores are reported as they are.
+With ``--train`` it collects real frames of Breakout and trains a small JEDI on them first; else it takes the dream that
+is found on this machine. Trains Stable-Baselines3's PPO from nothing inside the dream, plays the policy and a
+random one on the real game, and leaves a summary, pictures, a video and the checkpoint. Scores are told as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 import tyro
 from stable_baselines3.common.vec_env import VecEnv
 
-from jedi_env.checkpoint import Checkpoint
+from jedi_env.checkpoint import Checkpoint, find_checkpoint
 from jedi_env.device import resolve_device
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
@@ -27,21 +28,25 @@ from jedi_env.types import Segment
 from trainers.cli import exit_codes
 from trainers.collect import Collector
 from trainers.config import TrainConfig
-from trainers.evaluate import score_policy
+from trainers.evaluate import EVALUATION_SEED, score_policy
 from trainers.log import progress, read
 from trainers.pictures import save_curves, save_strip
+from trainers.play import Reality
+from trainers.players import Chance, Player, Sb3
 from trainers.policy import RandomPolicy
 from trainers.presets import DEMO
 from trainers.provenance import provenance
 from trainers.replay import Replay, Sampling
 from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
 from trainers.train import train
+from trainers.video import Panel, Video
 
 LANES = 64
 # Measured on two cores: a second thread makes an update of so small a model 1.2 times faster on an idle machine, and 4
 # to 6 times slower as soon as anything else runs.
 THREADS = 1
 HELD_OUT_STEPS = 400
+VIDEO_STEPS, FPS = 300, 15  # 15 decisions a second are the real game's speed
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class DemoConfig:
         out: folder for everything it leaves.
         game: one of the 26 games.
         seed: of everything random.
+        train: train the dream from raw frames first. False: take the one that is found on this machine.
         steps: dream steps that PPO learns from.
         horizon: dream steps an episode.
         episodes: full real games of each policy.
@@ -60,7 +66,8 @@ class DemoConfig:
     out: Path = Path("runs/demo")
     game: str = "Breakout"
     seed: int = 0
-    steps: int = 100_000
+    train: bool = False
+    steps: int = 200_000
     horizon: int = 25
     episodes: int = 30
 
@@ -72,8 +79,12 @@ class DemoConfig:
 
 def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     """Run the demonstration; return (and write) its summary."""
-    path = train(training, config.game, config.seed, config.out, resolve_device("cpu"))
-    seconds = seconds_of(config.out)  # by the run's own log: a demonstration that goes on trains nothing anew
+    path, seconds = config.out / "checkpoint", {}
+    if config.train:
+        train(training, config.game, config.seed, config.out, resolve_device("cpu"))
+        seconds = seconds_of(config.out)  # by the run's own log: a demonstration that goes on trains nothing anew
+    else:
+        find_checkpoint(config.game, None).save(path)
 
     began = time.perf_counter()
     checkpoint = Checkpoint.load(path)
@@ -90,10 +101,11 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     save_curves({"PPO": curve.points}, config.out / "curve.png", "dream steps", "return of a dream episode")
 
     began = time.perf_counter()
-    actions = RandomPolicy(checkpoint.world_model.num_actions, np.random.default_rng(config.seed))
+    actions = RandomPolicy(checkpoint.world_model.actions, np.random.default_rng(config.seed))
     random = score_policy(config.game, actions, config.episodes, "real games: random")
     with progress(None, config.episodes, "real games: PPO") as bar:
         agent = score_on_reality(model, config.game, checkpoint, config.episodes, bar.update)
+    save_video(config, checkpoint)
     seconds["real_games"] = time.perf_counter() - began
 
     summary = {
@@ -108,6 +120,7 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
         "agent": agent.to_json(),
         "seconds": {phase: round(value, 1) for phase, value in seconds.items()},
         "demo": {**asdict(config), "out": str(config.out)},
+        "dream": {key: checkpoint.provenance.get(key) for key in ("command", "commit", "seed", "config_hash")},
         **provenance(training),
     }
     (config.out / "summary.json").write_text(json.dumps(summary, indent=1))
@@ -141,13 +154,36 @@ def held_out(config: DemoConfig, checkpoint: Checkpoint) -> Segment:
     replay = Replay(config.out / "held_out")
     seed = config.seed + 1_000_003
     collector = Collector(env, replay, life_loss=True, seed=seed)
-    policy = RandomPolicy(checkpoint.world_model.num_actions, np.random.default_rng(seed))
+    policy = RandomPolicy(checkpoint.world_model.actions, np.random.default_rng(seed))
     for _ in collector.collect(HELD_OUT_STEPS, policy):
         pass
     segment = replay.segments(6, 16, Sampling((), event_fraction=1.0), np.random.default_rng(seed))
     replay.close()
     env.close()
     return segment
+
+
+def save_video(config: DemoConfig, checkpoint: Checkpoint) -> None:
+    """Save ``games.gif``: the policy and a random one on the real game, side by side."""
+    policy = Sb3(config.out / "ppo.zip", "PPO", checkpoint)
+    players: tuple[Player, ...] = (policy, Chance(checkpoint.world_model.actions, config.seed))
+    worlds = [Reality(config.game, checkpoint, policy.frame_stack) for _ in players]
+    names = ("PPO trained in the dream", "random")
+    seen = [world.reset(EVALUATION_SEED) for world in worlds]
+    first = [True, True]
+    with Video(config.out / "games.gif", FPS) as video, progress(None, VIDEO_STEPS, "video") as bar:
+        for _ in range(VIDEO_STEPS):
+            for i, (world, player) in enumerate(zip(worlds, players, strict=True)):
+                seen[i], first[i] = world.step(player.act(seen[i], first[i]))
+                if first[i]:
+                    seen[i] = world.reset(None)
+            shown = [panel for world in worlds for panel in world.panels()]
+            video.show(
+                [Panel(panel.picture, (name, *panel.lines[1:])) for panel, name in zip(shown, names, strict=True)]
+            )
+            bar.update()
+    for world in worlds:
+        world.close()
 
 
 def main() -> None:
@@ -164,7 +200,8 @@ def main() -> None:
         f"  PPO trained only in the dream  {agent['mean']:.2f} +- {agent['std']:.2f}\n"
         f"  random                         {random['mean']:.2f} +- {random['std']:.2f}\n"
         f"Return of a dream episode at the end of training: {summary['dream_return']}\n"
-        f"Look at {config.out / 'strip.png'}: what really happened, the same drawn from its latent, the dream.\n"
+        f"Look at {config.out / 'strip.png'}: what really happened, the same drawn from its latent, the dream;\n"
+        f"and at {config.out / 'games.gif'}: both policies on the real game.\n"
         f'Enter the dream: gym.make("JEDIDream-v0", checkpoint="{checkpoint}")'
     )
 

@@ -14,12 +14,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import gymnasium as gym
 import torch
+from torch import Tensor
 
+from jedi_env.actions import actions_of, blanks
 from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
-from jedi_env.errors import UsageError
 from trainers.collect import Collector
 from trainers.config import TrainConfig
 from trainers.fit_agent import fit_agent
@@ -106,14 +106,12 @@ def estimate(config: TrainConfig, game: str, device: torch.device, tell: Callabl
     """
     with ExitStack() as opened:
         env = opened.enter_context(closing(make_pixels(game, frame_skip=config.frame_skip)))
-        actions = env.action_space
-        if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
-            raise UsageError(f"{game!r} has the action space {actions}; the trainer takes Discrete actions from 0.")
+        actions = actions_of(env.action_space, game)
         folder = Path(opened.enter_context(TemporaryDirectory()))
-        state = open_run(folder / "run", config, game, 0, int(actions.n), device)
+        state = open_run(folder / "run", config, game, 0, actions, device)
         opened.callback(state.close)
         state.first_steps = min(config.collect.first_steps, config.collect.total_steps)
-        number = epochs(config, state)
+        number = epochs(config, state.first_steps)
         modules = {**dict(state.world_model.named_children()), "agent": state.agent}
         tell("playing the real game")
         costs = [_collection(config, state, Collector(env, state.replay, life_loss=True, seed=0), device)]
@@ -146,7 +144,7 @@ def _piece(config: TrainConfig) -> TrainConfig:
 
 
 def _collection(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> Cost:
-    random = RandomPolicy(state.agent.num_actions, numpy_rng(0, 0, Purpose.COLLECT))
+    random = RandomPolicy(state.agent.actions, numpy_rng(0, 0, Purpose.COLLECT))
     for _ in collector.collect(_PLAY, random):
         pass
     policy = AgentPolicy(state.world_model, state.agent, torch_rng(0, 0, Purpose.COLLECT, device))
@@ -202,15 +200,14 @@ def _agent_updates(
     )
     scaled = settings.batch / small.fit_agent.batch
     update = scaled * settings.horizon / small.fit_agent.horizon * _median(steps, _REPETITIONS)
-    step = scaled * _median(_imagining(dream, device), _REPETITIONS)
+    step = scaled * _median(_imagining(dream, blanks(state.agent.actions, len(dream.state)).to(device)), _REPETITIONS)
     return (
         Cost(f"imagined step of {settings.batch} dreams", step, updates * settings.horizon, scaled),
         Cost("agent update without them", max(0.0, update - settings.horizon * step), updates, scaled),
     )
 
 
-def _imagining(dream: Dream, device: torch.device) -> Iterator[None]:
-    actions = torch.zeros(len(dream.state), dtype=torch.int64, device=device)
+def _imagining(dream: Dream, actions: Tensor) -> Iterator[None]:
     while True:
         dream.step(actions)
         dream.state.age.sum().item()  # waits for the device

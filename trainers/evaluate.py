@@ -130,7 +130,7 @@ def agent_of(checkpoint: Checkpoint) -> ActorCritic:
     model = checkpoint.world_model
     config = from_json(ActorCriticConfig, checkpoint.agent.config, "agent")
     try:
-        agent = ActorCritic(model.frame_shape, model.num_actions, config)
+        agent = ActorCritic(model.frame_shape, model.actions, config)
         agent.load_state_dict(checkpoint.agent.tensors)
     except (RuntimeError, ValueError, IndexError) as error:  # what torch says of sizes that do not fit
         raise CheckpointError(f"The agent's weights do not fit its configuration: {error}") from error

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
 from torch import Tensor
 
+from jedi_env.actions import actions_of
 from jedi_env.checkpoint import Checkpoint, annotate
 from jedi_env.config_json import from_json, to_json
 from jedi_env.dream import Dream
@@ -26,9 +26,10 @@ from jedi_env.envs.real import make_pixels
 from jedi_env.errors import CheckpointError, RunError, UsageError
 from jedi_env.games import GAMES
 from jedi_env.metrics.dreams import Measurement, Probe, SideBySide, fit_probe, measure, side_by_side
+from jedi_env.models.reward_heads import SIGNS
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context, Segment
-from trainers.agent import ActorCritic, ActorCriticConfig, draw_actions
+from trainers.agent import ActorCritic, ActorCriticConfig
 from trainers.held_out import Ints, Play, Rules, event_starts, play_games
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy, RandomPolicy
@@ -98,7 +99,7 @@ class ValueDrift:
 
 @dataclass(frozen=True)
 class Returns:
-    """What windows of play paid: signs of rewards, until the end of the episode or the longest horizon.
+    """What windows of play paid, in rewards as the dream learns them, to the end of the episode or the longest horizon.
 
     Attributes:
         mean, standard_error: of the sum a window.
@@ -183,13 +184,14 @@ def fidelity(checkpoint: Checkpoint, config: FidelityConfig) -> tuple[FidelityRe
     around = event_starts(test, config.segments, steps[1:], rng)
     segment_around, _ = test.segments(around, k, config.horizon)
     centred = _roll(model, segment_around, config.seed + len(starts), "dream around events") if len(around) else None
-    signs, ended = np.sign(test.rewards[test.transitions]), float(test.ended[test.transitions].mean())
+    classes = model.reward_end.reward_head.classes(torch.from_numpy(test.rewards[test.transitions]))
+    ended = float(test.ended[test.transitions].mean())
     measured = measure(
         sides,
         centred,
         horizons=steps,
         groups=torch.from_numpy(test.blocks[starts]),
-        reward_rates=[float((signs == sign).mean()) for sign in (-1, 0, 1)],
+        reward_rates=[float((classes == sign).double().mean()) for sign in range(SIGNS)],
         end_rates=[1 - ended, ended],
         probe=probe,
         numbers=None if test.ram is None else torch.from_numpy(numbers(game, test.ram[rows])),
@@ -276,7 +278,7 @@ def load_agent(checkpoint: Checkpoint) -> ActorCritic | None:
     model = checkpoint.world_model
     config = from_json(ActorCriticConfig, checkpoint.agent.config, "agent")
     try:
-        agent = ActorCritic(model.frame_shape, model.num_actions, config)
+        agent = ActorCritic(model.frame_shape, model.actions, config)
         agent.load_state_dict(checkpoint.agent.tensors)
     except (RuntimeError, ValueError, IndexError) as error:  # what torch says of sizes that do not fit
         raise CheckpointError(f"The agent's weights do not fit its configuration: {error}") from error
@@ -323,9 +325,8 @@ def watch(model: WorldModel, agent: ActorCritic | None, play: Play, config: Fide
     k = model.context_length
     segment, _ = play.segments(_draw(whole, config.segments, rng), k, config.horizon)
     mask = segment.mask[:, k - 1 :]
-    real = _returns(
-        (segment.rewards[:, k - 1 :].sign() * mask).sum(dim=1), mask.sum(dim=1), segment.terminated[:, k - 1 :].any(1)
-    )
+    paid = model.reward_end.reward_head.learned(segment.rewards[:, k - 1 :])
+    real = _returns((paid * mask).sum(dim=1), mask.sum(dim=1), segment.terminated[:, k - 1 :].any(1))
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     chunks: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -353,12 +354,14 @@ def _dream(
     paid, lasted = torch.zeros_like(lanes, dtype=torch.float32), torch.zeros_like(lanes)
     over = torch.zeros_like(lanes, dtype=torch.bool)
     memory = None if agent is None else _live_through(agent, context.frames)
+    rng = np.random.default_rng(seed)
     for _ in range(horizon):
         if agent is None or memory is None:
-            actions = torch.randint(model.num_actions, lanes.shape, generator=generator, device=lanes.device)
+            actions = torch.from_numpy(model.actions.uniform(rng, len(lanes))).to(lanes.device)
         else:
             opinion = agent(dream.observation(agent.config.frame_stack), memory)
-            actions, memory = draw_actions(opinion.logits, generator), opinion.memory
+            actions = agent.policy.actions(agent.policy.draw(opinion.logits, generator))
+            memory = opinion.memory
         prediction = dream.step(actions).prediction
         paid += torch.where(over, 0.0, prediction.reward)
         lasted += ~over
@@ -404,11 +407,12 @@ def _check(checkpoint: Checkpoint) -> str:
     if game is None:
         raise UsageError("This dream names no real game, so there is no reality to compare it with.")
     with closing(make_pixels(game)) as env:
-        actions = env.action_space
-    if not isinstance(actions, Discrete) or actions.n != checkpoint.world_model.num_actions:
+        actions = actions_of(env.action_space, game)
+    known = checkpoint.world_model.actions
+    if actions != known:
         raise UsageError(
-            f"{game} has the actions {actions}, but the dream knows {checkpoint.world_model.num_actions}: it was "
-            "trained on another version of the game."
+            f"{game} has the actions {actions.space}, but the dream knows {known.space}: it was trained on another "
+            "version of the game."
         )
     return game
 
@@ -439,7 +443,7 @@ def _play(
     model, game = checkpoint.world_model, _check(checkpoint)
     policy: Policy
     if agent is None:
-        policy = RandomPolicy(model.num_actions, np.random.default_rng((seed, stream)))
+        policy = RandomPolicy(model.actions, np.random.default_rng((seed, stream)))
     else:
         device = checkpoint.contexts.frames.device
         policy = AgentPolicy(model, agent, torch.Generator(device).manual_seed(seed))

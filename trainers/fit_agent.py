@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jedi_env.dream import Dream
-from trainers.agent import ActorCritic, draw_actions
+from jedi_env.share import WHOLE, Share
+from trainers import distributed
+from trainers.agent import ActorCritic
+from trainers.distributions import Distribution
 from trainers.optim import Optim, OptimConfig
 
 
@@ -51,7 +54,11 @@ class FitAgentConfig:
 
 @dataclass(frozen=True)
 class Rollout:
-    """An imagined rollout, every field ``(B, T)`` (logits ``(B, T, A)``); logits and values carry gradient."""
+    """An imagined rollout, every field ``(B, T)`` (logits ``(B, T, size)``); logits and values carry gradient.
+
+    Actions are as the policy drew them, vectors ``(B, T, A)``. Rewards and values are in the agent's unit: the dream's
+    rewards, divided by a scale.
+    """
 
     actions: Tensor
     rewards: Tensor
@@ -93,22 +100,38 @@ def lambda_returns(
     return returns
 
 
-def rollout(dream: Dream, agent: ActorCritic, horizon: int, generator: torch.Generator) -> Rollout:
-    """Roll the dream out from where it stands for ``horizon`` steps; lanes that end begin anew."""
+def rollout(
+    dream: Dream,
+    agent: ActorCritic,
+    horizon: int,
+    generator: torch.Generator,
+    scale: float = 1.0,
+    share: Share = WHOLE,
+) -> Rollout:
+    """Roll the dream out from where it stands for ``horizon`` steps; lanes that end begin anew.
+
+    Args:
+        dream: of the game that the agent plays.
+        agent: acts.
+        horizon: steps.
+        generator: draws actions.
+        scale: what the dream's rewards are divided by.
+        share: of a batch of dreams, if these are not all of it.
+    """
     stack = agent.config.frame_stack
     memory = _live_through(dream, agent)
     opinion = agent(dream.observation(stack), memory)
     steps: list[tuple[Tensor, ...]] = []
     for _ in range(horizon):
-        actions = draw_actions(opinion.logits.detach(), generator)
-        transition = dream.step(actions)
+        drawn = agent.policy.draw(share.padded(opinion.logits.detach()), generator)[share.span]
+        transition = dream.step(agent.policy.actions(drawn))
         done = transition.done
         after = agent(dream.observation(stack), opinion.memory)
         next_values = after.value.detach()
         steps.append(
             (
-                actions,
-                transition.prediction.reward,
+                drawn,
+                transition.prediction.reward / scale,
                 transition.prediction.terminated,
                 transition.truncated,
                 opinion.logits,
@@ -126,8 +149,18 @@ def rollout(dream: Dream, agent: ActorCritic, horizon: int, generator: torch.Gen
     return Rollout(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))
 
 
-def loss(imagined: Rollout, config: FitAgentConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the actor-critic loss of a rollout and what to log of it."""
+def loss(
+    imagined: Rollout, policy: Distribution, config: FitAgentConfig, scale: float = 1.0, share: Share = WHOLE
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the actor-critic loss of a rollout and what to log of it, in the dream's own rewards.
+
+    Args:
+        imagined: the rollout.
+        policy: the distribution that its logits make.
+        config: the weights.
+        scale: what its rewards were divided by.
+        share: of a batch of dreams, if the rollout is not of all of it; the loss is then its part, and so is the rest.
+    """
     returns = lambda_returns(
         imagined.rewards,
         imagined.terminated,
@@ -138,22 +171,22 @@ def loss(imagined: Rollout, config: FitAgentConfig) -> tuple[Tensor, dict[str, T
     )
     advantages = (returns - imagined.values).detach()
     if config.normalise_advantages:
-        advantages = advantages / advantages.square().mean().sqrt().clamp(min=1e-2)
-    policy = torch.distributions.Categorical(logits=imagined.logits, validate_args=False)
-    actor = -(policy.log_prob(imagined.actions) * advantages).mean()
+        square = share.total(share.part(advantages.square().mean()))
+        advantages = advantages / square.sqrt().clamp(min=1e-2)
+    actor = -(policy.log_prob(imagined.logits, imagined.actions) * advantages).mean()
     critic = F.mse_loss(imagined.values, returns)
-    entropy = policy.entropy().mean()
+    entropy = policy.entropy(imagined.logits).mean()
     total = actor + config.value_weight * critic - config.entropy_weight * entropy
     logged = {
         "loss_actor": actor,
         "loss_critic": critic,
         "entropy": entropy,
-        "dream_reward": imagined.rewards.mean(),
+        "dream_reward": imagined.rewards.mean() * scale,
         "dream_end": imagined.terminated.float().mean(),
-        "value": imagined.values.mean(),
-        "returns": returns.mean(),
+        "value": imagined.values.mean() * scale,
+        "returns": returns.mean() * scale,
     }
-    return total, {key: value.detach() for key, value in logged.items()}
+    return share.part(total), {key: share.part(value.detach()) for key, value in logged.items()}
 
 
 def fit_agent(
@@ -163,13 +196,28 @@ def fit_agent(
     config: FitAgentConfig,
     updates: int,
     generator: torch.Generator,
+    scale: float = 1.0,
 ) -> Iterator[dict[str, Tensor]]:
-    """Update the agent ``updates`` times, yielding what to log of each."""
+    """Update the agent ``updates`` times, yielding what to log of each.
+
+    Args:
+        agent: learns.
+        optim: its optimiser.
+        dream: of the game that it plays.
+        config: the settings.
+        updates: how many.
+        generator: draws dreams and actions.
+        scale: the size of the game's returns. The agent learns values and advantages in units of it, so that losses,
+            gradients and the weight of the entropy are the same whatever a game pays.
+    """
+    share = distributed.share(config.batch, "fit_agent.batch")
     agent.train()
     for _ in range(updates):
-        dream.reset(torch.randint(2**62, (config.batch,), generator=generator, device=generator.device).tolist())
-        total, logged = loss(rollout(dream, agent, config.horizon, generator), config)
-        yield {**logged, **optim.step(total)}
+        seeds = torch.randint(2**62, (config.batch,), generator=generator, device=generator.device)
+        dream.reset(seeds[share.span].tolist())
+        imagined = rollout(dream, agent, config.horizon, generator, scale, share)
+        total, logged = loss(imagined, agent.policy, config, scale, share)
+        yield {**distributed.totals(logged), **optim.step(total)}
 
 
 @torch.no_grad()

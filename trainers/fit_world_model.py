@@ -18,6 +18,7 @@ from jedi_env.models.decoder import Decoder
 from jedi_env.models.encoder import effective_rank
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Segment
+from trainers import distributed
 from trainers.frozen_frames import FrozenFrames
 from trainers.optim import Optim, OptimConfig
 from trainers.replay import Replay, Sampling
@@ -102,12 +103,15 @@ def fit_world_model(
     frozen = frozen or FrozenFrames(world_model, replay, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision_bf16)
     length = world_model.context_length + config.denoising_steps - 1
+    share = distributed.share(config.batch, "fit_world_model.batch")
     decoder_every = 1 if world_model.config.needs_decoder else config.decoder_every  # who teaches must keep learning
 
     def draw(length: int) -> tuple[Tensor, Segment]:
         rows, mask = replay.draw(config.batch, length, config.sampling, rng)
+        rows, mask = rows[share.span], mask[share.span]
         segment = replay.segment(rows, mask).to(device)
-        return world_model.encode(segment.pixels) if world_model.encoder.training else frozen.take(rows), segment
+        frames = world_model.encode(segment.pixels, share) if world_model.encoder.training else frozen.take(rows)
+        return frames, segment
 
     world_model.train()
     if 0 < config.freeze_encoder_after <= optim.updates:  # in an earlier epoch, whose statistics stay
@@ -116,20 +120,20 @@ def fit_world_model(
         with autocast:
             frames, segment = draw(length)
             sequence = draw(config.reward_end_length) if config.reward_end_length else (frames, segment)
-            losses = world_model.loss(frames, segment, generator, sequence)
+            losses = world_model.loss(frames, segment, generator, sequence, share)
         norms = optim.step(losses.total)
         world_model.update_target()
         probe = {}
         if decoder is not None and decoder_optim is not None and (optim.updates - 1) % decoder_every == 0:
             with autocast:
-                drawing = decoder.loss(frames.flatten(0, 1), segment.pixels.flatten(0, 1))
+                drawing = share.part(decoder.loss(frames.flatten(0, 1), segment.pixels.flatten(0, 1)))
             decoder_optim.step(drawing)
-            probe = {"loss_decoder": drawing.detach()}
+            probe = {"loss_decoder": drawing}
         if optim.updates == config.freeze_encoder_after:
             calibrate(world_model, replay, rng, device)
             world_model.encoder.eval().requires_grad_(False)
         logged = {"loss_denoising": losses.denoising, "loss_reward": losses.reward, "loss_end": losses.end}
-        yield {**{key: value.detach() for key, value in logged.items()}, **norms, **probe}
+        yield {**distributed.totals({**logged, **probe}), **norms}
     if world_model.encoder.training:
         calibrate(world_model, replay, rng, device)
     world_model.eval()

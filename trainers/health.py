@@ -27,7 +27,7 @@ def health(recent: Records, num_actions: int, gamma: float) -> dict[str, str | N
 
     Args:
         recent: the newest records of the log, those of the epoch that just ended included.
-        num_actions: of the game.
+        num_actions: of the game; 0 of a continuum, over which the policy's deviation has a floor.
         gamma: the agent's discount.
     """
     if not recent:
@@ -71,8 +71,9 @@ def exploding_value(recent: Records, gamma: float) -> str | None:
     paid = _last(recent, "dream_reward")
     if value is None or returns is None or paid is None:
         return None
-    ever = 1 / max(1 - gamma, 1e-6)  # steps that the discount lets count; a reward is -1, 0 or 1
-    limit = min(ever, 1 + OVERVALUED * abs(paid) * ever)
+    ever = 1 / max(1 - gamma, 1e-6)  # steps that the discount lets count
+    most = max([1.0, *_series(recent, "collect", "real_most")])  # that a step pays; of signs 1
+    limit = min(most * ever, most + OVERVALUED * abs(paid) * ever)
     worst = max(value, returns, key=abs)
     if abs(worst) <= limit:
         return None
@@ -107,7 +108,7 @@ def drifting_dream(recent: Records) -> str | None:
 
     told = []
     for what, here, there, events in (
-        ("reward", dream("dream_reward"), real("real_reward"), real("real_events")),
+        ("reward", dream("dream_reward"), real("real_reward"), real("real_events")),  # events: mean square
         ("end", dream("dream_end"), real("real_end"), real("real_end")),
     ):
         far = abs(here - there) * DRIFT > (DRIFT - 1) * max(abs(here), abs(there))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from jedi_env.actions import actions_of
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.config_json import shown
 from jedi_env.envs.real import make_pixels
@@ -69,7 +70,7 @@ class Play:
 
     Attributes:
         pixels: uint8 ``(N, 64, 64, 3)``.
-        actions, rewards, ended: ``(N,)``, of the transition from the row; a game's last row has none.
+        actions, rewards, ended: ``(N, ...)``, of the transition from the row; in a game's last row nothing is done.
         games: int64 ``(N,)``, which game the row is of.
         first, last: int64 ``(N,)``, the first and last row of the episode that the row's transition is of.
         blocks: int64 ``(N,)``, the row's :data:`BLOCK` of steps.
@@ -77,7 +78,7 @@ class Play:
     """
 
     pixels: npt.NDArray[np.uint8]
-    actions: Ints
+    actions: npt.NDArray[Any]
     rewards: npt.NDArray[np.float32]
     ended: npt.NDArray[np.bool_]
     games: Ints
@@ -105,9 +106,11 @@ class Play:
         inside = np.clip(rows, first, last)
         mask = (rows[:, :-1] >= first) & (rows[:, :-1] < last)
         took = inside[:, :-1]
+        actions = self.actions[took]
+        actions[~mask] = self.actions[-1]
         segment = Segment(
             pixels=torch.from_numpy(self.pixels[inside]),
-            actions=torch.from_numpy(np.where(mask, self.actions[took], 0)),
+            actions=torch.from_numpy(actions),
             rewards=torch.from_numpy(np.where(mask, self.rewards[took], 0).astype(np.float32)),
             terminated=torch.from_numpy(self.ended[took] & mask),
             mask=torch.from_numpy(mask),
@@ -139,16 +142,17 @@ def play_games(
     played: list[Play] = []
     atari: dict[str, Any] = {"sticky": rules.sticky, "frame_skip": rules.frame_skip} if game in GAMES else {}
     with closing(make_pixels(game, **atari)) as env:
+        blank = actions_of(env.action_space, game).blank
         left = steps
         while left > 0:
             entropy = np.random.SeedSequence((*seed, HELD_OUT, len(played)))
             now, info = env.reset(seed=int(entropy.generate_state(1)[0] >> 1))
             noops, lives, first = info.get("frame_number", 0), info.get("lives", 0), True
-            seen, took = [now], []
+            seen, took = [now], list[tuple[Any, float, bool]]()
             over = False
             while not over and left > 0:
-                action = int(policy.act(now[None], np.array([first]))[0])
-                now, reward, terminated, truncated, info = env.step(np.int64(action))
+                action = policy.act(now[None], np.array([first]))[0]
+                now, reward, terminated, truncated, info = env.step(np.asarray(action, env.action_space.dtype)[()])
                 left, over = left - 1, terminated or truncated
                 lost = rules.life_loss and 0 < info.get("lives", 0) < lives
                 lives = info.get("lives", 0)
@@ -160,7 +164,7 @@ def play_games(
             ram = None
             if twin is not None:
                 ram = twin.play(noops, [row[0] for row in took], [row[1] for row in took], np.stack(seen))
-            played.append(_one_game(seen, took, ram))
+            played.append(_one_game(seen, took, blank, ram))
     return _join(played)
 
 
@@ -186,18 +190,21 @@ def event_starts(play: Play, number: int, steps: Sequence[int], rng: np.random.G
 
 
 def _one_game(
-    seen: Sequence[npt.NDArray[np.uint8]], took: Sequence[tuple[int, float, bool]], ram: Bytes | None
+    seen: Sequence[npt.NDArray[np.uint8]],
+    took: Sequence[tuple[Any, float, bool]],
+    blank: int | tuple[float, ...],
+    ram: Bytes | None,
 ) -> Play:
     """Return one game as play, rows counted from 0."""
     rows = len(seen)
-    actions, rewards, ended = (np.array(column) for column in zip(*took, (0, 0.0, False), strict=True))
+    actions, rewards, ended = (np.array(column) for column in zip(*took, (blank, 0.0, False), strict=True))
     edges = np.unique([0, *(np.flatnonzero(ended) + 1), rows - 1])
     episode = np.minimum(np.searchsorted(edges, np.arange(rows), side="right") - 1, len(edges) - 2)
     first, last = edges[episode], edges[episode + 1]
     first[-1] = last[-1]  # a game's last row has no transition
     return Play(
         pixels=np.stack(seen),
-        actions=actions.astype(np.int64),
+        actions=actions.astype(took[0][0].dtype),
         rewards=rewards.astype(np.float32),
         ended=ended.astype(np.bool_),
         games=np.zeros(rows, np.int64),

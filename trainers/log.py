@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from jedi_env.config_json import parse
 from jedi_env.errors import CheckpointError, RunError
+from trainers.distributed import first
 
 RECENT = 100  # lines that are remembered: twenty epochs
 
@@ -106,8 +107,11 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def progress(steps: Iterable[Any] | None, total: int, title: str) -> tqdm[Any]:
-    """Return a progress bar: iterate over it, or, without ``steps``, use it as a context and call its ``update``."""
-    return tqdm(steps, total=total, desc=title, unit="", dynamic_ncols=True, mininterval=0.5)
+    """Return a progress bar: iterate over it, or, without ``steps``, use it as a context and call its ``update``.
+
+    Of several processes, the first alone shows it.
+    """
+    return tqdm(steps, total=total, desc=title, unit="", dynamic_ncols=True, mininterval=0.5, disable=not first())
 
 
 def averages(steps: Iterable[dict[str, Tensor]]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from jedi_env.errors import RunError
+from trainers.distributed import sum_gradients
 
 _LEAST_RATE = 0.05
 _DECAYED = (nn.Linear, nn.Conv2d, nn.LSTM, nn.LSTMCell)
@@ -49,23 +50,26 @@ class Optim:
     def __init__(self, modules: Mapping[str, tuple[nn.Module, OptimConfig]]) -> None:
         self._parts = [(name, module, config) for name, (module, config) in modules.items() if _trainable(module)]
         groups = [group for part in self._parts for group in _groups(*part)]
-        self._adam = torch.optim.AdamW(groups, eps=1e-8)
+        self._adam = torch.optim.AdamW(groups, eps=1e-8, fused=True)
         self.updates = 0
 
     def step(self, loss: Tensor) -> dict[str, Tensor]:
         """Descend ``loss`` by one update; return the gradient norm of each module before clipping.
+
+        Of several processes, each gives the loss of its share of the batch; they descend the sum.
 
         Raises:
             RunError: the loss or a gradient is not finite; nothing was changed.
         """
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
+        loss = sum_gradients((parameter for group in self._adam.param_groups for parameter in group["params"]), loss)
         norms = {}
         for name, module, config in self._parts:
             trainable = _trainable(module)  # none in a module that was frozen since
             norm = nn.utils.clip_grad_norm_(trainable, config.max_grad_norm) if trainable else loss.new_zeros(())
             norms[f"grad_norm_{name}"] = norm.detach()
-        if not torch.isfinite(torch.stack([loss.detach(), *norms.values()])).all():
+        if not torch.isfinite(torch.stack([loss, *norms.values()])).all():
             self._adam.zero_grad(set_to_none=True)
             found = ", ".join(f"{name} {value.item():.3g}" for name, value in {"loss": loss, **norms}.items())
             raise RunError(
@@ -99,8 +103,7 @@ class Optim:
         for name, value in state.items():
             if name != "updates":
                 index, key = name.split(".", 1)
-                # AdamW counts its steps on the CPU; counted on a GPU, every update would wait for it.
-                memories.setdefault(int(index), {})[key] = (value.cpu() if key == "step" else value).clone()
+                memories.setdefault(int(index), {})[key] = value.clone()
         self._adam.load_state_dict({"state": memories, "param_groups": self._adam.state_dict()["param_groups"]})
 
 

@@ -16,32 +16,31 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from jedi_env.actions import Actions, actions_of
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.envs.encode import Frames, FrameStack, Pixels, latent_frames, pixel_frames
-from jedi_env.envs.face import INFO_KEYS
+from jedi_env.envs.face import INFO_KEYS, Keys, plain_keys
 from jedi_env.envs.pixels import SIZE
 from jedi_env.envs.real import make_pixels
 from jedi_env.envs.single import DreamEnv
 from jedi_env.envs.window import Window
 from jedi_env.errors import UsageError
 from trainers.evaluate import frame_skip_of
-from trainers.players import Player, Wish
+from trainers.players import Action, Player, Wish
 from trainers.video import Panel, beside
 
 SCALE = 4  # screen pixels a game pixel, as a dream draws itself
 ZOOM = 2  # and once more in a window
-NOOP = 0  # in every game here
 
 Observation = NDArray[Any]
-Keys = dict[tuple[str, ...], int]
 
 
 class World(Protocol):
     """Something to play. Its observations are stacks of frames, which the agents read and people do not."""
 
     @property
-    def num_actions(self) -> int:
-        """How many actions there are."""
+    def actions(self) -> Actions:
+        """What the actions are."""
         ...
 
     @property
@@ -53,7 +52,7 @@ class World(Protocol):
         """Begin an episode."""
         ...
 
-    def step(self, action: int) -> tuple[Observation, bool]:
+    def step(self, action: Action) -> tuple[Observation, bool]:
         """Play one step; return also whether the episode ended."""
         ...
 
@@ -164,7 +163,7 @@ class Dreaming:
             render_mode="rgb_array",
         )
         self.name = f"dream of {checkpoint.game}" if checkpoint.game else "dream"
-        self.num_actions = checkpoint.world_model.num_actions
+        self.actions = self.env.face.allowed
         self.keys = _keys_of_dream(self.env, checkpoint)
         self._score, self._age, self._told = 0.0, 0, ""
 
@@ -174,7 +173,7 @@ class Dreaming:
         self._score, self._age, self._told = 0.0, 0, ""
         return observation
 
-    def step(self, action: int) -> tuple[Observation, bool]:
+    def step(self, action: Action) -> tuple[Observation, bool]:
         """Dream one step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._score += reward
@@ -218,14 +217,15 @@ class Reality:
             frames, skip = _latents(checkpoint), frame_skip_of(checkpoint)
             memory = checkpoint.world_model.context_length
         self.env = make_pixels(game, frame_skip=skip)
-        if not isinstance(self.env.action_space, gym.spaces.Discrete) or self.env.action_space.start != 0:
+        try:
+            self.actions = actions_of(self.env.action_space, game)
+        except UsageError:
             self.env.close()
-            raise UsageError(f"{game!r} has the action space {self.env.action_space}; here it must be Discrete from 0.")
+            raise
         self.name = f"real {game}"
-        self.num_actions = int(self.env.action_space.n)
         self.keys = _keys_of_game(self.env)
         self.frames: deque[Pixels] = deque(maxlen=memory)
-        self.actions: deque[int] = deque(maxlen=memory - 1)
+        self.taken: deque[Action] = deque(maxlen=memory - 1)  # between the frames
         self._encode = frames.encode
         self._stack = FrameStack(1, frames, frame_stack)
         self._score, self._age = 0.0, 0
@@ -234,17 +234,17 @@ class Reality:
         """Begin a game."""
         pixels, _ = self.env.reset(seed=seed)
         self.frames.clear()
-        self.actions.clear()
+        self.taken.clear()
         self.frames.append(pixels)
         self._stack.begin(np.ones(1, np.bool_), self._encode(pixels[None]))
         self._score, self._age = 0.0, 0
         return self._observation()
 
-    def step(self, action: int) -> tuple[Observation, bool]:
+    def step(self, action: Action) -> tuple[Observation, bool]:
         """Play one step."""
-        pixels, reward, terminated, truncated, _ = self.env.step(action)
+        pixels, reward, terminated, truncated, _ = self.env.step(np.asarray(action, self.env.action_space.dtype)[()])
         self.frames.append(pixels)
-        self.actions.append(action)
+        self.taken.append(action)
         self._stack.push(self._encode(pixels[None]))
         self._score += float(reward)
         self._age += 1
@@ -280,21 +280,21 @@ class SideBySide:
 
     def __init__(self, reality: Reality, dreaming: Dreaming) -> None:
         self.reality, self.dreaming = reality, dreaming
-        self.num_actions, self.keys = reality.num_actions, reality.keys
+        self.actions, self.keys = reality.actions, reality.keys
         self._begun = 0  # dreams, in this game
 
     def reset(self, seed: int | None) -> Observation:
         """Begin a game, wait for as many frames as the dream remembers, and begin the dream there."""
         observation, ended = self.reality.reset(seed), True
         while len(self.reality.frames) < (self.reality.frames.maxlen or 1):
-            observation, ended = self.reality.step(NOOP)
+            observation, ended = self.reality.step(self.actions.blank)
             if ended:
                 raise UsageError("This game ends before a dream can remember it: play them one by one.")
         self._begun = 0
         self._sleep(seed)
         return observation
 
-    def step(self, action: int) -> tuple[Observation, bool]:
+    def step(self, action: Action) -> tuple[Observation, bool]:
         """Play one step in both."""
         observation, ended = self.reality.step(action)
         _, awake = self.dreaming.step(action)
@@ -313,7 +313,8 @@ class SideBySide:
         return self.reality.score()
 
     def _sleep(self, seed: int | None) -> None:
-        options = {"frames": np.stack(self.reality.frames), "actions": np.array(self.reality.actions, np.int64)}
+        taken = np.array(self.reality.taken, self.reality.env.action_space.dtype).reshape(-1, *self.actions.shape)
+        options = {"frames": np.stack(self.reality.frames), "actions": taken}
         self.dreaming.reset(seed, options)
         self._begun += 1
 
@@ -334,8 +335,7 @@ def _keys_of_game(env: gym.Env[Any, Any]) -> Keys:
     if env.has_wrapper_attr("get_keys_to_action"):
         keys: Keys = env.get_wrapper_attr("get_keys_to_action")()
         return keys
-    assert isinstance(env.action_space, gym.spaces.Discrete)  # or there would be no dream of it
-    return {(str(action),): action for action in range(min(10, int(env.action_space.n)))}
+    return plain_keys(actions_of(env.action_space, str(env)))
 
 
 def _latents(checkpoint: Checkpoint) -> Frames:

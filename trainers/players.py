@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jedi_env.actions import Actions, as_actions
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import UsageError
-from trainers.agent import ActorCritic, draw_actions
+from trainers.agent import ActorCritic
 
 Observation = NDArray[Any]
+Action = Any  # an int, or a vector: the game says
 
 
 class Wish(Enum):
@@ -32,7 +34,7 @@ class Wish(Enum):
 class Player(Protocol):
     """Chooses the next action."""
 
-    def act(self, observation: Observation, first: bool) -> int | Wish:
+    def act(self, observation: Observation, first: bool) -> Action | Wish:
         """Return an action, or a wish.
 
         Args:
@@ -56,7 +58,7 @@ class Person:
         UsageError: pygame is not installed.
     """
 
-    def __init__(self, keys: Mapping[tuple[str, ...], int], idle: int = 0) -> None:
+    def __init__(self, keys: Mapping[tuple[str, ...], Action], idle: Action = 0) -> None:
         try:
             import pygame
         except ImportError as error:
@@ -69,7 +71,7 @@ class Person:
         self._idle = idle
         self._held: set[int] = set()
 
-    def act(self, observation: Observation, first: bool) -> int | Wish:
+    def act(self, observation: Observation, first: bool) -> Action | Wish:
         """Return what the keyboard says."""
         pygame = self._pygame
         pressed = set(self._held)
@@ -96,17 +98,17 @@ class Chance:
     """Uniformly random actions.
 
     Args:
-        num_actions: how many there are.
+        actions: the game's; a number is so many discrete ones.
         seed: of the draws.
     """
 
-    def __init__(self, num_actions: int, seed: int) -> None:
-        self._num_actions = num_actions
+    def __init__(self, actions: int | Actions, seed: int) -> None:
+        self._actions = as_actions(actions)
         self._rng = np.random.default_rng(seed)
 
-    def act(self, observation: Observation, first: bool) -> int:
+    def act(self, observation: Observation, first: bool) -> Action:
         """Return a random action."""
-        return int(self._rng.integers(self._num_actions))
+        return self._actions.uniform(self._rng, 1)[0]
 
 
 class Native:
@@ -122,14 +124,15 @@ class Native:
         self._memory = agent.initial(1, generator.device)
 
     @torch.no_grad()
-    def act(self, observation: Observation, first: bool) -> int:
+    def act(self, observation: Observation, first: bool) -> Action:
         """Return an action drawn from the agent's policy."""
         device = self._generator.device
         if first:
             self._memory = self._agent.initial(1, device)
         opinion = self._agent(torch.from_numpy(observation)[None].to(device), self._memory)
         self._memory = opinion.memory
-        return int(draw_actions(opinion.logits, self._generator))
+        policy = self._agent.policy
+        return policy.actions(policy.draw(opinion.logits, self._generator))[0].cpu().numpy()[()]
 
 
 class Sb3:
@@ -156,17 +159,17 @@ class Sb3:
         shape = space.shape or (0,)
         stack = shape[0] // channels
         fits = shape == (stack * channels, *rest) and 1 <= stack <= model.context_length and space.dtype == np.float32
-        if not fits or getattr(actions, "n", None) != model.num_actions:
+        if not fits or actions != model.actions.space:
             raise UsageError(
                 f"{path} is a policy for {space} and {actions}, but the frames of this dream are {model.frame_shape} "
-                f"and its actions {model.num_actions}: take one that was trained in latents of this dream."
+                f"and its actions {model.actions.space}: take one that was trained in latents of this dream."
             )
         self.frame_stack = stack
         self._memory: Any = None
 
-    def act(self, observation: Observation, first: bool) -> int:
+    def act(self, observation: Observation, first: bool) -> Action:
         """Return an action drawn from the policy."""
         action, self._memory = self._model.predict(
             observation, None if first else self._memory, np.array([first]), deterministic=False
         )
-        return int(action)
+        return action[()]

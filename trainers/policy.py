@@ -5,15 +5,16 @@ It holds what the agent needs to remember between steps (the stack of encoded fr
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from jedi_env.actions import Actions, as_actions
 from jedi_env.models.world_model import WorldModel
-from trainers.agent import ActorCritic, draw_actions
+from trainers.agent import ActorCritic
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -21,8 +22,8 @@ Pixels = npt.NDArray[np.uint8]
 class Policy(Protocol):
     """Chooses actions from pixels."""
 
-    def act(self, pixels: Pixels, first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Return actions ``(B,)``.
+    def act(self, pixels: Pixels, first: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+        """Return actions of the game, one a lane: ``(B,)`` or ``(B, A)``.
 
         Args:
             pixels: uint8 ``(B, 64, 64, 3)``.
@@ -32,15 +33,20 @@ class Policy(Protocol):
 
 
 class RandomPolicy:
-    """Uniformly random actions."""
+    """Uniformly random actions.
 
-    def __init__(self, num_actions: int, rng: np.random.Generator) -> None:
-        self.num_actions = num_actions
+    Args:
+        actions: the game's; a number is so many discrete ones.
+        rng: draws them.
+    """
+
+    def __init__(self, actions: int | Actions, rng: np.random.Generator) -> None:
+        self.actions = as_actions(actions)
         self.rng = rng
 
-    def act(self, pixels: Pixels, first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def act(self, pixels: Pixels, first: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """Return uniformly random actions."""
-        return self.rng.integers(0, self.num_actions, size=len(pixels))
+        return self.actions.uniform(self.rng, len(pixels))
 
 
 class AgentPolicy:
@@ -64,7 +70,7 @@ class AgentPolicy:
         self._memory: Tensor | None = None
 
     @torch.no_grad()
-    def act(self, pixels: Pixels, first: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def act(self, pixels: Pixels, first: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
         """Return actions drawn from the agent's policy."""
         device = self.generator.device
         stack = self.agent.config.frame_stack
@@ -79,4 +85,8 @@ class AgentPolicy:
         self._memory = torch.where(fresh[None, :, None], 0.0, self._memory)
         opinion = self.agent(self._frames.flatten(1, 2), self._memory)
         self._memory = opinion.memory
-        return draw_actions(opinion.logits, self.generator, self.epsilon).cpu().numpy()
+        policy = self.agent.policy
+        actions: npt.NDArray[Any] = (
+            policy.actions(policy.draw(opinion.logits, self.generator, self.epsilon)).cpu().numpy()
+        )
+        return actions

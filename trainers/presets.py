@@ -21,6 +21,13 @@ from trainers.fit_world_model import FitWorldModelConfig
 from trainers.optim import OptimConfig
 from trainers.replay import Sampling
 
+
+def for_any_game(config: TrainConfig) -> TrainConfig:
+    """Return the settings for a game whose rewards are not the signs that the papers make of Atari's."""
+    world_model = config.world_model
+    return replace(config, world_model=replace(world_model, reward_end=replace(world_model.reward_end, symlog=True)))
+
+
 PAPER = TrainConfig(fit_agent=FitAgentConfig(contexts=8_192))
 
 DIAMOND = TrainConfig(

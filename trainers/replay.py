@@ -13,19 +13,20 @@ import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from jedi_env.actions import Actions, DiscreteActions, blanks
 from jedi_env.errors import RunError
 from jedi_env.models.encoder import PIXELS_SHAPE
 from jedi_env.types import Segment
 
 _PIXELS = np.dtype((np.uint8, PIXELS_SHAPE))
 _BLOCK = 2**20  # bytes read at a time
-_STEP = np.dtype([("action", "<i4"), ("reward", "<f4"), ("terminated", "?"), ("last", "?")])
+_ANY = DiscreteActions(2**31)  # as many as a row has room for
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -38,13 +39,19 @@ class Sampling:
     Attributes:
         age_weights: the episodes are split into this many parts by age, oldest first, and a part is drawn with its
             weight, in it an episode, and in that a transition (DIAMOND: .1 .1 .1 .7). Empty: every transition alike.
-        event_fraction: share of the segments drawn around a transition with a reward or an end. 0 in the papers; rare
-            events shape a small encoder only if it sees them.
+        event_fraction: share of the segments drawn around an event: an end, or another reward than the most common one,
+            which is 0 in most games. 0 in the papers; rare events shape a small encoder only if it sees them.
     """
 
     age_weights: tuple[float, ...] = (0.1, 0.1, 0.1, 0.7)
     # ours
     event_fraction: float = 0.0
+
+
+def step_dtype(actions: Actions) -> np.dtype[np.void]:
+    """Return the layout of a row of ``steps.bin``: all of a step but its pixels."""
+    action = "<i4" if isinstance(actions, DiscreteActions) else "<f4"
+    return np.dtype([("action", action, actions.shape), ("reward", "<f4"), ("terminated", "?"), ("last", "?")])
 
 
 class Replay:
@@ -54,18 +61,18 @@ class Replay:
         folder: where the two files live; created if missing.
         length: rows to keep; what a crash left beyond them is cut off.
         checksum: what :attr:`checksum` was at that length; None: not compared.
-        num_actions: of the game that was played; None: not compared.
+        actions: of the game that was played; the default is any discrete ones.
 
     Raises:
         RunError: fewer rows are there, or others; nothing was cut off.
     """
 
-    def __init__(
-        self, folder: Path, length: int = 0, checksum: int | None = None, num_actions: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path, length: int = 0, checksum: int | None = None, actions: Actions = _ANY) -> None:
+        self._actions = actions
+        self._step = step_dtype(actions)
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = (folder / "pixels.bin", folder / "steps.bin")
-        sizes = (length * _PIXELS.itemsize, length * _STEP.itemsize)
+        sizes = (length * _PIXELS.itemsize, length * self._step.itemsize)
         for path, size in zip(self._paths, sizes, strict=True):  # both, before either is changed
             have = path.stat().st_size if path.exists() else 0
             if have < size:
@@ -80,7 +87,7 @@ class Replay:
                 f"in another run directory."
             )
         if length:
-            _check_steps(np.fromfile(self._paths[1], _STEP, length), num_actions, folder)
+            _check_steps(np.fromfile(self._paths[1], self._step, length), actions, folder)
         self._pixels_file, self._steps_file = (_open_at(*it) for it in zip(self._paths, sizes, strict=True))
         self._length = length
         self._mapped = -1
@@ -115,13 +122,13 @@ class Replay:
         self._map()
         return self._pixels
 
-    def append(self, pixels: npt.NDArray[np.uint8], action: int, reward: float, terminated: bool) -> None:
+    def append(self, pixels: npt.NDArray[np.uint8], action: npt.ArrayLike, reward: float, terminated: bool) -> None:
         """Log one transition: what was seen, what was done, what came of it."""
         self._write(pixels, (action, reward, terminated, False))
 
     def end_episode(self, pixels: npt.NDArray[np.uint8]) -> None:
         """Log the final observation of the episode under way."""
-        self._write(pixels, (0, 0.0, False, True))
+        self._write(pixels, (self._actions.blank, 0.0, False, True))
 
     def flush(self) -> None:
         """Hand everything logged so far to the operating system."""
@@ -139,6 +146,9 @@ class Replay:
         with ExitStack() as files:
             files.callback(self._pixels_file.close)
             files.callback(self._steps_file.close)
+
+    def follow(self, length: int) -> None:
+        """Do nothing: who writes the log knows its length."""
 
     def segments(self, batch: int, length: int, sampling: Sampling, rng: np.random.Generator) -> Segment:
         """Draw ``batch`` segments of ``length`` transitions; :meth:`draw`, then :meth:`segment`."""
@@ -164,7 +174,7 @@ class Replay:
         steps = self.steps[rows[:, :-1]]
         return Segment(
             pixels=torch.from_numpy(self.pixels[rows]),
-            actions=torch.from_numpy(np.where(mask, steps["action"], 0).astype(np.int64)),
+            actions=self._taken(rows[:, :-1], mask),
             rewards=torch.from_numpy(np.where(mask, steps["reward"], 0).astype(np.float32)),
             terminated=torch.from_numpy(steps["terminated"] & mask),
             mask=torch.from_numpy(mask),
@@ -173,7 +183,7 @@ class Replay:
     def contexts(
         self, batch: int, length: int, sampling: Sampling, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw ``batch`` contexts: pixels (uint8 ``(B, K, 64, 64, 3)``) and the K-1 actions between them, ``(B, K-1)``.
+        """Draw ``batch`` contexts: pixels (uint8 ``(B, K, 64, 64, 3)``) and the K-1 actions between them.
 
         Near an episode's start its first pixels are repeated, as an agent's frame stack does there.
         """
@@ -181,8 +191,14 @@ class Replay:
         first, _ = self._edges(newest)
         rows = newest[:, None] + np.arange(1 - length, 1)
         inside = np.maximum(rows, first[:, None])
-        actions = np.where(rows[:, :-1] >= first[:, None], self.steps["action"][inside[:, :-1]], 0)
-        return torch.from_numpy(self.pixels[inside]), torch.from_numpy(actions.astype(np.int64))
+        actions = self._taken(inside[:, :-1], rows[:, :-1] >= first[:, None])
+        return torch.from_numpy(self.pixels[inside]), actions
+
+    def _taken(self, rows: Ints, there: Bools) -> torch.Tensor:
+        """Return the actions taken at ``rows``, and nothing done where they are not ``there``."""
+        actions = blanks(self._actions, *rows.shape)
+        actions[torch.from_numpy(there)] = torch.from_numpy(self.steps["action"][rows[there]]).to(actions.dtype)
+        return actions
 
     def _draw_transitions(self, batch: int, sampling: Sampling, rng: np.random.Generator) -> Ints:
         """Return rows whose transition is complete: an action was taken, and the next row holds what it led to."""
@@ -191,7 +207,7 @@ class Replay:
         if len(rows) == 0:
             raise RunError("The replay holds no complete transition yet: collect some real steps first.")
         parts = len(sampling.age_weights)
-        begins = np.flatnonzero(np.diff(self._episode_of[rows], prepend=-1))  # where in rows each episode does
+        begins = self._begins
         if parts and len(begins) >= parts:
             part = rng.choice(parts, size=batch, p=np.asarray(sampling.age_weights) / sum(sampling.age_weights))
             bounds = np.append(np.arange(parts) * (len(begins) // parts), len(begins))
@@ -211,8 +227,8 @@ class Replay:
         episode = self._episode_of[rows]
         return self._starts[episode], self._ends[episode]
 
-    def _write(self, pixels: npt.NDArray[np.uint8], step: tuple[int, float, bool, bool]) -> None:
-        row = (np.ascontiguousarray(pixels, dtype=np.uint8).tobytes(), np.array([step], dtype=_STEP).tobytes())
+    def _write(self, pixels: npt.NDArray[np.uint8], step: tuple[Any, float, bool, bool]) -> None:
+        row = (np.ascontiguousarray(pixels, dtype=np.uint8).tobytes(), np.array([step], dtype=self._step).tobytes())
         for index, file in enumerate((self._pixels_file, self._steps_file)):
             file.write(row[index])
             self._crcs[index] = zlib.crc32(row[index], self._crcs[index])
@@ -227,10 +243,10 @@ class Replay:
         self._mapped = self._length
         if self._length == 0:
             self._pixels = np.empty((0, *PIXELS_SHAPE), np.uint8)
-            self._steps = np.empty(0, _STEP)
+            self._steps = np.empty(0, self._step)
         else:
             self._pixels = np.memmap(self._paths[0], np.uint8, "r", shape=(self._length, *PIXELS_SHAPE))
-            self._steps = np.fromfile(self._paths[1], _STEP, self._length)
+            self._steps = np.fromfile(self._paths[1], self._step, self._length)
         last = self._steps["last"]
         self._episode_of = np.cumsum(last) - last
         ends = np.flatnonzero(last)
@@ -239,16 +255,49 @@ class Replay:
         has_next = np.zeros(self._length, bool)
         has_next[:-1] = True
         self._complete = np.flatnonzero(~last & has_next)
-        rare = (self._steps["reward"] != 0) | self._steps["terminated"]
+        # Where in them each episode begins; not at every draw, which would then take time with the length of the log.
+        self._begins = np.flatnonzero(np.diff(self._episode_of[self._complete], prepend=-1))
+        rare = (self._steps["reward"] != usual_reward(self._steps)) | self._steps["terminated"]
         self._events = np.flatnonzero(~last & has_next & rare)
 
 
-def _check_steps(steps: npt.NDArray[np.void], num_actions: int | None, folder: Path) -> None:
+class FollowedReplay(Replay):
+    """The log that another process writes in ``folder``, to read from; empty until :meth:`follow` says its length.
+
+    Args:
+        folder: of the log; it may not be there yet.
+        actions: of the game that is played.
+    """
+
+    def __init__(self, folder: Path, actions: Actions = _ANY) -> None:
+        self._actions = actions
+        self._step = step_dtype(actions)
+        self._paths = (folder / "pixels.bin", folder / "steps.bin")
+        self._length = self._num_last = 0
+        self._mapped = -1
+
+    def follow(self, length: int) -> None:
+        """Read on to ``length`` rows, which the other process has made sure are there."""
+        self._length = length
+        self._num_last = int(self.steps["last"].sum())
+
+    def flush(self) -> None:
+        """Do nothing: nothing is written here."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def usual_reward(steps: npt.NDArray[np.void]) -> float:
+    """Return the reward that most of the transitions among ``steps`` have; 0 of none."""
+    rewards, counts = np.unique(steps["reward"][~steps["last"]], return_counts=True)
+    return float(rewards[counts.argmax()]) if len(rewards) else 0.0
+
+
+def _check_steps(steps: npt.NDArray[np.void], actions: Actions, folder: Path) -> None:
     """Refuse rows that no game can have led to: what reads them later relies on it."""
     flags = np.stack([steps[name].view(np.uint8) for name in ("terminated", "last")])
-    actions = steps["action"]
-    most = np.iinfo(actions.dtype).max if num_actions is None else num_actions - 1
-    if flags.max() > 1 or actions.min() < 0 or actions.max() > most or not np.isfinite(steps["reward"]).all():
+    if flags.max() > 1 or not actions.allow(steps["action"]) or not np.isfinite(steps["reward"]).all():
         raise RunError(f"The replay in {folder} holds steps that cannot be: it was damaged. Restore it.")
 
 

@@ -13,18 +13,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from jedi_env.checkpoint import FORMAT
 from jedi_env.config_json import KIND, from_json, to_json
 from jedi_env.errors import CheckpointError, RunError, UsageError
 from trainers.presets import PRESETS
-from trainers.replay import _STEP
 
 if TYPE_CHECKING:
     from trainers.fidelity import FidelityReport
@@ -110,8 +107,8 @@ class Run:
         last_write: when it logged last.
         evaluations: in order.
         play: mean score of the games that ended in an epoch's real play, with exploration.
-        dream_reward: mean sign of the rewards in a dream step.
-        real_reward: the same in a real step; empty if the replay was deleted.
+        dream_reward: mean reward in a dream step (of signs, but where rewards of any size are learned).
+        real_reward: the same in a real step.
         seconds: of computing, by phase.
         commits, machines: that made its scores.
         picture: dream beside reality, None if there is none.
@@ -254,7 +251,7 @@ def read_run(folder: Path) -> Run:
         evaluations=evaluations,
         play=tuple(_series(logged, clock, "collect", "score", weight="games")),
         dream_reward=tuple(_series(logged, clock, "imagine", "dream_reward")),
-        real_reward=tuple(_real_reward(folder, logged, clock, faults)),
+        real_reward=tuple(_real_reward(logged, clock)),
         seconds=_seconds(logged),
         commits=commits,
         machines=machines,
@@ -397,23 +394,14 @@ def _epochs_planned(config: Mapping[str, Any], logged: Sequence[Mapping[str, Any
     return 1 + max(0, math.ceil((total - first) / steps)) + int(final)
 
 
-def _real_reward(
-    folder: Path, logged: Sequence[Mapping[str, Any]], clock: Mapping[int, Point], faults: list[str]
-) -> Iterator[Point]:
-    """Yield the mean sign of the real rewards of each epoch's play, in the dream's own unit."""
-    path = folder / "replay" / "steps.bin"
-    collected = [record for record in logged if record["phase"] == "collect" and _number(record, "real_steps")]
-    if not path.is_file() or not collected:
-        return
-    rows = np.fromfile(path, _STEP, path.stat().st_size // _STEP.itemsize)
-    signs: npt.NDArray[np.float64] = np.sign(rows["reward"][~rows["last"]]).astype(np.float64)
-    ends = [0, *(int(record["real_steps"]) for record in collected)]
-    if ends[-1] > len(signs):
-        faults.append(f"{path} has {len(signs)} steps of {ends[-1]} logged: real rewards are left out.")
-        return
-    for record, (begin, end) in zip(collected, pairwise(ends), strict=True):
-        if end > begin:
-            yield replace(clock[record["epoch"]], value=float(signs[begin:end].mean()), weight=float(end - begin))
+def _real_reward(logged: Sequence[Mapping[str, Any]], clock: Mapping[int, Point]) -> Iterator[Point]:
+    """Yield the mean of the real rewards of each epoch's play, in the dream's own unit."""
+    before = 0.0
+    for record in logged:
+        value, steps = _number(record, "real_reward"), _number(record, "real_steps")
+        if record["phase"] == "collect" and value is not None and steps is not None:
+            yield replace(clock[record["epoch"]], value=value, weight=steps - before)
+            before = steps
 
 
 # Scores

@@ -31,13 +31,14 @@ BUFFER = 50_000  # transitions that an off-policy algorithm keeps: a latent one 
 
 
 def algorithms() -> dict[str, type[BaseAlgorithm]]:
-    """Return the algorithms for discrete actions by name, sb3-contrib's too if it is installed."""
-    known: dict[str, type[BaseAlgorithm]] = {name: getattr(stable_baselines3, name) for name in ("PPO", "A2C", "DQN")}
+    """Return the algorithms by name, sb3-contrib's too if it is installed; which actions they take, they know."""
+    names = ("PPO", "A2C", "DQN", "SAC", "TD3")
+    known: dict[str, type[BaseAlgorithm]] = {name: getattr(stable_baselines3, name) for name in names}
     try:
         import sb3_contrib
     except ImportError:
         return known
-    return known | {name: getattr(sb3_contrib, name) for name in ("RecurrentPPO", "QRDQN", "TRPO", "ARS")}
+    return known | {name: getattr(sb3_contrib, name) for name in ("RecurrentPPO", "QRDQN", "TRPO", "ARS", "TQC")}
 
 
 def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, horizon: int | None) -> BaseAlgorithm:
@@ -51,7 +52,7 @@ def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, hor
         horizon: dream steps an episode; None: what the checkpoint recommends.
 
     Raises:
-        UsageError: the algorithm is not known.
+        UsageError: the algorithm is not known, or does not take the dream's actions.
     """
     known = algorithms()
     if name not in known:
@@ -72,7 +73,10 @@ def make_algorithm(name: str, checkpoint: Checkpoint, lanes: int, seed: int, hor
     if issubclass(known[name], clipped):
         settings |= {"batch_size": _minibatch(ROLLOUT * lanes), "n_epochs": 4, "learning_rate": 4e-4}
     policy = next(policy for policy in ("MlpPolicy", "MlpLstmPolicy") if policy in known[name].policy_aliases)
-    return known[name](policy, dream, **settings)
+    try:
+        return known[name](policy, dream, **settings)
+    except AssertionError as error:  # so the library says it
+        raise UsageError(f"{name} does not take the actions of this dream, {dream.action_space}: {error}") from error
 
 
 def load_policy(path: Path, name: str) -> BaseAlgorithm:

@@ -146,6 +146,7 @@ _OURS = {
     "world_model.denoiser.context_noise": "off",
     "world_model.reward_end.shortcut": "off",
     "world_model.reward_end.event_weight": "off: 1 is the plain cross-entropy",
+    "world_model.reward_end.symlog": "off: signs; on for `--env`",
     "world_model.covariance_weight": "off",
     "fit_world_model.sampling.event_fraction": "off",
     "fit_world_model.freeze_encoder_after": "off",

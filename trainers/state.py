@@ -11,17 +11,19 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from filelock import BaseFileLock
 from torch import Tensor
 
+from jedi_env.actions import Actions, as_actions, blanks
 from jedi_env.config_json import JSON, from_json, parse, shown, to_json
 from jedi_env.errors import CheckpointError, RunError, UsageError
 from jedi_env.folder import replace_file, replace_folder
@@ -31,15 +33,16 @@ from jedi_env.models.world_model import WorldModel
 from jedi_env.noise import LaneNoise
 from jedi_env.tensor_file import checksum, layouts, read_tensors, write_tensors
 from jedi_env.types import Context
+from trainers import distributed
 from trainers.agent import ActorCritic
 from trainers.collect import Progress
 from trainers.config import TrainConfig
 from trainers.fit_world_model import make_optim
 from trainers.frozen_frames import FrozenFrames
-from trainers.lock import HOLDER, LOCK, lock_run
+from trainers.lock import HOLDER, LOCK, RunLock, lock_run
 from trainers.optim import Optim, OptimConfig
 from trainers.randomness import Purpose, torch_rng
-from trainers.replay import Replay
+from trainers.replay import FollowedReplay, Replay
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class _Facts:
     first_steps: int
     imagined_steps: int
     game: int
-    actions: tuple[int, ...]
+    actions: tuple[int | float, ...]  # of the game under way, one number after another
     score: float
     scores: tuple[dict[str, Any], ...]
     log_size: int
@@ -84,7 +87,7 @@ class TrainState:
         collector: where the real game stands.
         log_size: bytes of ``metrics.jsonl`` that belong to completed epochs.
         scores: every evaluation so far.
-        lock: of the run directory.
+        lock: of the run directory; None in a process that follows the first one of its run.
         frozen_frames: the replay encoded, once the encoder is frozen; nothing to save.
     """
 
@@ -98,7 +101,7 @@ class TrainState:
     decoder_optim: Optim | None
     agent_optim: Optim
     replay: Replay
-    lock: BaseFileLock
+    lock: RunLock | None
     epoch: int = 0
     first_steps: int = 0
     imagined_steps: int = 0
@@ -114,8 +117,10 @@ class TrainState:
         """Write the state of the epochs completed so far; whole or not at all.
 
         Raises:
-            RunError: a weight is not finite; nothing was written.
+            RunError: a weight is not finite, or another process took the run over; nothing was written.
         """
+        if self.lock is not None:
+            self.lock.check()
         self.replay.sync()
         try:
             tensors = write_tensors(self._tensors(), "The state", half=False)
@@ -126,7 +131,7 @@ class TrainState:
             first_steps=self.first_steps,
             imagined_steps=self.imagined_steps,
             game=collector.game,
-            actions=tuple(collector.actions),
+            actions=tuple(np.asarray(collector.actions).ravel().tolist()),
             score=collector.score,
             scores=tuple(self.scores),
             log_size=log_size,
@@ -147,7 +152,24 @@ class TrainState:
         try:
             self.replay.close()
         finally:
-            self.lock.release()
+            if self.lock is not None:
+                self.lock.release()
+
+    def weights(self) -> Iterator[Tensor]:
+        """Yield all weights, which several processes of a run have in common."""
+        for network in (self.world_model, self.agent, self.decoder):
+            if network is not None:
+                yield from network.state_dict().values()
+
+    def share(self) -> None:
+        """Take over where the first of several processes stands; the others built the same networks."""
+        numbers = (self.epoch, self.first_steps, self.imagined_steps, self.replay.length)
+        self.epoch, self.first_steps, self.imagined_steps, length = distributed.numbers_of_first(*numbers)
+        if distributed.world() > 1:
+            tensors = distributed.tensors_of_first(self._tensors())
+            if not distributed.first():
+                self._load_tensors(tensors)
+        self.replay.follow(length)
 
     def _parts(self) -> Mapping[str, Any]:
         return {
@@ -175,8 +197,30 @@ def saved_states(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "state").glob("epoch-*"))
 
 
+def completed(run_dir: Path) -> tuple[int, int]:
+    """Return the epochs completed in ``run_dir``, and the real steps of the first collection: a look from outside.
+
+    Zeros before the first state is saved, or if none can be read.
+    """
+    for folder in reversed(saved_states(run_dir)):
+        with suppress(OSError, RunError, KeyError, TypeError, ValueError):  # pruned meanwhile, or damaged
+            facts: Any = _read_json(folder / FACTS)
+            return int(facts["facts"]["epoch"]), int(facts["facts"]["first_steps"])
+    return 0, 0
+
+
+def is_finished(run_dir: Path, config: TrainConfig, game: str, seed: int) -> bool:
+    """Return whether this very run came to its end in ``run_dir``.
+
+    Raises:
+        UsageError: ``run_dir`` holds another run, or something else.
+        RunError: what is there was damaged.
+    """
+    return _is_begun(run_dir, _described(config, game, seed)) and (run_dir / "checkpoint").is_dir()
+
+
 def open_run(
-    run_dir: Path, config: TrainConfig, game: str, seed: int, num_actions: int, device: torch.device
+    run_dir: Path, config: TrainConfig, game: str, seed: int, actions: int | Actions, device: torch.device
 ) -> TrainState:
     """Begin a run in ``run_dir``, or take up the one that is there from its newest state; close it in the end.
 
@@ -185,16 +229,23 @@ def open_run(
             configuration, game or seed, or is in use by another process; it was not changed.
         RunError: what is there was damaged.
     """
-    described = {"game": game, "seed": seed, "config": to_json(config)}
+    described = _described(config, game, seed)
+    actions = as_actions(actions)
+    if not distributed.first():
+        state = _make(run_dir, config, game, seed, actions, device, FollowedReplay(run_dir / "replay", actions), None)
+        state.share()
+        return state
     if not _is_begun(run_dir, described):
-        _check_networks(config, num_actions)
+        _check_networks(config, actions)
         run_dir.mkdir(parents=True, exist_ok=True)
     lock = lock_run(run_dir)
     try:
         if not _is_begun(run_dir, described):  # again: before it was locked, others may have begun it
             replace_file(run_dir / CONFIG, json.dumps(described, indent=1).encode())
         _clear_litter(run_dir)
-        return _restore(run_dir, config, game, seed, num_actions, device, lock)
+        state = _restore(run_dir, config, game, seed, actions, device, lock)
+        state.share()
+        return state
     except BaseException:
         lock.release()
         raise
@@ -219,17 +270,21 @@ def _goes_on(run_dir: Path) -> str:
     return f"run the same command again to go on {where}"
 
 
-def _check_networks(config: TrainConfig, num_actions: int) -> None:
+def _described(config: TrainConfig, game: str, seed: int) -> dict[str, Any]:
+    return {"game": game, "seed": seed, "config": to_json(config)}
+
+
+def _check_networks(config: TrainConfig, actions: Actions) -> None:
     """Refuse what cannot be built, before anything is written: on the meta device it takes no memory to try it out."""
     k = config.world_model.context_length
     try:
         with torch.device("meta"), torch.no_grad():
-            world_model = WorldModel(num_actions, config.world_model)
-            agent = ActorCritic(world_model.frame_shape, num_actions, config.agent)
+            world_model = WorldModel(actions, config.world_model)
+            agent = ActorCritic(world_model.frame_shape, actions, config.agent)
             frames = world_model.encode(torch.empty(1, k, *PIXELS_SHAPE, dtype=torch.uint8))
-            state = world_model.begin(Context(frames, torch.empty(1, k - 1, dtype=torch.int64)))
+            state = world_model.begin(Context(frames, blanks(actions, 1, k - 1)))
             lane = torch.empty(1, dtype=torch.int64)
-            state, _ = world_model.advance(state, lane, LaneNoise(lane, lane))
+            state, _ = world_model.advance(state, blanks(actions, 1), LaneNoise(lane, lane))
             seen = state.frames[:, k - config.agent.frame_stack :].flatten(1, 2)
             agent(seen, agent.initial(1, "meta"))
             if config.fit_world_model.decoder_every:
@@ -242,39 +297,53 @@ def _check_networks(config: TrainConfig, num_actions: int) -> None:
         ) from error
 
 
-def _restore(
+def _make(
     run_dir: Path,
     config: TrainConfig,
     game: str,
     seed: int,
-    num_actions: int,
+    actions: Actions,
     device: torch.device,
-    lock: BaseFileLock,
+    replay: Replay,
+    lock: RunLock | None,
 ) -> TrainState:
+    """Return the state of a run that has done nothing yet."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_rng(seed, 0, Purpose.INIT).initial_seed())
-        world_model = WorldModel(num_actions, config.world_model)
-        agent = ActorCritic(world_model.frame_shape, num_actions, config.agent)
+        world_model = WorldModel(actions, config.world_model)
+        agent = ActorCritic(world_model.frame_shape, actions, config.agent)
         decoder = Decoder(world_model.frame_shape, config.decoder) if config.fit_world_model.decoder_every else None
     world_model.to(device)
     agent.to(device)
     if decoder is not None:
         world_model.attach_decoder(decoder.to(device))
-    folder, facts, replay = _newest(run_dir, num_actions)
+    return TrainState(
+        run_dir=run_dir,
+        game=game,
+        seed=seed,
+        world_model=world_model,
+        decoder=decoder,
+        agent=agent,
+        world_model_optim=make_optim(world_model, config.fit_world_model),
+        decoder_optim=Optim({"decoder": (decoder, _DECODER_OPTIM)}) if decoder is not None else None,
+        agent_optim=Optim({"agent": (agent, config.fit_agent.optim)}),
+        replay=replay,
+        lock=lock,
+    )
+
+
+def _restore(
+    run_dir: Path,
+    config: TrainConfig,
+    game: str,
+    seed: int,
+    actions: Actions,
+    device: torch.device,
+    lock: RunLock,
+) -> TrainState:
+    folder, facts, replay = _newest(run_dir, actions)
     try:
-        state = TrainState(
-            run_dir=run_dir,
-            game=game,
-            seed=seed,
-            world_model=world_model,
-            decoder=decoder,
-            agent=agent,
-            world_model_optim=make_optim(world_model, config.fit_world_model),
-            decoder_optim=Optim({"decoder": (decoder, _DECODER_OPTIM)}) if decoder is not None else None,
-            agent_optim=Optim({"agent": (agent, config.fit_agent.optim)}),
-            replay=replay,
-            lock=lock,
-        )
+        state = _make(run_dir, config, game, seed, actions, device, replay, lock)
         if folder is None or facts is None:
             return state
         expected = layouts(state._tensors())
@@ -288,22 +357,23 @@ def _restore(
     state.epoch = facts.epoch
     state.first_steps = facts.first_steps
     state.imagined_steps = facts.imagined_steps
-    state.collector = Progress(facts.game, list(facts.actions), facts.score)
+    played = np.array(facts.actions).reshape(-1, *actions.shape).tolist()
+    state.collector = Progress(facts.game, played, facts.score)
     state.log_size = facts.log_size
     state.scores = list(facts.scores)
     return state
 
 
-def _newest(run_dir: Path, num_actions: int) -> tuple[Path | None, _Facts | None, Replay]:
+def _newest(run_dir: Path, actions: Actions) -> tuple[Path | None, _Facts | None, Replay]:
     """Return the newest state that is whole, what it says, and the replay as it was then; an empty one if none is."""
     faults = []
     for folder in reversed(saved_states(run_dir)):
         try:
-            facts = _read_facts(folder, num_actions)
+            facts = _read_facts(folder, actions)
             with (folder / TENSORS).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts.tensors_sha256:
                     raise RunError(f"{folder / TENSORS} was damaged: its SHA-256 is another.")
-            replay = Replay(run_dir / "replay", facts.replay_length, facts.replay_checksum, num_actions)
+            replay = Replay(run_dir / "replay", facts.replay_length, facts.replay_checksum, actions)
         except (RunError, OSError) as error:
             faults.append(str(error))
             continue
@@ -315,10 +385,10 @@ def _newest(run_dir: Path, num_actions: int) -> tuple[Path | None, _Facts | None
             f"No state of the run in {run_dir} is whole. {' '.join(faults)} Restore one of them, or delete "
             f"{run_dir / 'state'} to begin the run anew."
         )
-    return None, None, Replay(run_dir / "replay")
+    return None, None, Replay(run_dir / "replay", actions=actions)
 
 
-def _read_facts(folder: Path, num_actions: int) -> _Facts:
+def _read_facts(folder: Path, actions: Actions) -> _Facts:
     path = folder / FACTS
     data = _read_json(path)
     if not isinstance(data, dict) or data.get("sha256") != _digest(data.get("facts")):
@@ -335,7 +405,10 @@ def _read_facts(folder: Path, num_actions: int) -> _Facts:
         facts.log_size,
         facts.replay_length,
     )
-    if min(numbers) < 0 or not all(0 <= action < num_actions for action in facts.actions):
+    played = np.array(facts.actions, dtype=None if facts.actions else np.int64)
+    if played.dtype.kind not in actions.kinds or played.size % math.prod(actions.shape):
+        raise RunError(f"{path} holds actions that are not the game's.")
+    if min(numbers) < 0 or not actions.allow(played.reshape(-1, *actions.shape)):
         raise RunError(f"{path} holds a number that cannot be.")
     return facts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from jedi_env.actions import actions_of
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.config_json import to_json
 from jedi_env.device import enough_memory
@@ -26,6 +29,7 @@ from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
 from jedi_env.folder import replace_file
 from jedi_env.types import Context
+from trainers import distributed
 from trainers.collect import Collector
 from trainers.config import TrainConfig
 from trainers.evaluate import protocol_of, score_policy
@@ -50,7 +54,8 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
         game: one of the 26 games, or the id of a Gymnasium environment with image observations.
         seed: of everything random in the run.
         run_dir: created if missing. Holds ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``replay/``,
-            ``state/``, ``scores.json`` and ``checkpoint/``. One process at a time.
+            ``state/``, ``scores.json`` and ``checkpoint/``. One process at a time, or those that ``torchrun`` started
+            together: then each calls this, the first plays and writes, and all learn.
         device: to train on.
 
     Raises:
@@ -64,44 +69,61 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
     checkpoint = run_dir / "checkpoint"
     with faults_told(run_dir), ExitStack() as opened:
         env = opened.enter_context(closing(make_pixels(game, frame_skip=config.frame_skip)))
-        actions = env.action_space
-        if not isinstance(actions, gym.spaces.Discrete) or actions.start != 0:
-            raise UsageError(f"{game!r} has the action space {actions}; the trainer takes Discrete actions from 0.")
-        state = open_run(run_dir, config, game, seed, int(actions.n), device)
+        actions = actions_of(env.action_space, game)
+        state = open_run(run_dir, config, game, seed, actions, device)
         opened.callback(state.close)
-        if state.epoch >= epochs(config, state) and checkpoint.exists():  # all done, by an earlier command
+        (published,) = distributed.numbers_of_first(int(checkpoint.exists()))
+        if state.epoch >= epochs(config, state.first_steps) and published:  # all done, by an earlier command
             return checkpoint
-        log = opened.enter_context(closing(Log(run_dir, state.log_size)))
+        log = opened.enter_context(closing(Log(run_dir, state.log_size))) if distributed.first() else None
         settings = config.collect
         collector = Collector(env, state.replay, life_loss=settings.life_loss, seed=seed, progress=state.collector)
-        while state.epoch < epochs(config, state):
+        while state.epoch < epochs(config, state.first_steps):
             for phase in (collect, fit_models, imagine, evaluate):
                 began = time.perf_counter()
                 metrics = phase(config, state, collector, device)
-                if metrics:
+                if log and metrics:
                     metrics["seconds"] = time.perf_counter() - began
                     log.write(phase.__name__, state.epoch, metrics)
-            if warnings := warn(health(log.recent, int(actions.n), config.fit_agent.gamma), state.epoch):
+            if log and (warnings := warn(health(log.recent, actions.count, config.fit_agent.gamma), state.epoch)):
                 log.write("health", state.epoch, warnings)
             state.epoch += 1
-            state.save(log.sync(), collector.progress)
-        publish(config, state, env, device).save(checkpoint)
+            distributed.check_equal(state.weights())
+            if log:
+                state.save(log.sync(), collector.progress)
+        if log:
+            publish(config, state, env, device).save(checkpoint)
+        distributed.numbers_of_first(state.epoch)  # the others leave when it is there
     return checkpoint
 
 
-def epochs(config: TrainConfig, state: TrainState) -> int:
-    """Return the number of epochs: the first, those that the remaining real steps take, and the final ones."""
-    left = config.collect.total_steps - state.first_steps if state.first_steps else 0
+def epochs(config: TrainConfig, first_steps: int) -> int:
+    """Return the number of epochs: the first, those that the remaining real steps take, and the final ones.
+
+    Args:
+        config: of the run.
+        first_steps: real steps of the first collection; 0: not known yet.
+    """
+    left = config.collect.total_steps - first_steps if first_steps else 0
     return 1 + max(0, -(-left // config.collect.steps)) + config.final_epochs
 
 
 def collect(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
-    """Play the real game: at random before the first update, then with the agent."""
+    """Play the real game: at random before the first update, then with the agent. One process plays for all."""
+    metrics = _play(config, state, collector, device) if distributed.first() else {}
+    if distributed.world() > 1 and distributed.first():
+        state.replay.sync()  # the others read the files
+    state.first_steps, length = distributed.numbers_of_first(state.first_steps, state.replay.length)
+    state.replay.follow(length)
+    return metrics
+
+
+def _play(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
     settings = config.collect
     before = state.replay.length
     policy: Policy
     if state.epoch == 0:
-        policy = RandomPolicy(state.agent.num_actions, numpy_rng(state.seed, 0, Purpose.COLLECT))
+        policy = RandomPolicy(state.agent.actions, numpy_rng(state.seed, 0, Purpose.COLLECT))
         scores = _collect(collector, min(settings.first_steps, settings.total_steps), policy)
         limit = min(settings.first_steps_limit, settings.total_steps)
         while _rare_rewards(state) < settings.first_rewards and state.replay.num_steps < limit:
@@ -159,7 +181,8 @@ def imagine(config: TrainConfig, state: TrainState, collector: Collector, device
     with enough_memory("fit_agent.batch or fit_agent.contexts"):
         contexts = draw_contexts(config, state, settings.contexts, device)
         dream = Dream(state.world_model, contexts, horizon=None, dtype=dtype)
-        steps = fit_agent(state.agent, state.agent_optim, dream, settings, updates, generator)
+        scale = state.world_model.reward_end.reward_head.scale(_returns(state, settings.gamma))
+        steps = fit_agent(state.agent, state.agent_optim, dream, settings, updates, generator, scale)
         metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: agent in imagination"))
     state.imagined_steps += updates * settings.batch * settings.horizon
     return {**metrics, "imagined_steps": float(state.imagined_steps)}
@@ -167,8 +190,10 @@ def imagine(config: TrainConfig, state: TrainState, collector: Collector, device
 
 def evaluate(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:
     """Score the agent on full real games, every so many epochs and at the end; write ``scores.json``."""
+    if not distributed.first():
+        return {}
     settings = config.evaluate
-    last = state.epoch + 1 >= epochs(config, state)
+    last = state.epoch + 1 >= epochs(config, state.first_steps)
     due = settings.every > 0 and (state.epoch + 1) % settings.every == 0
     episodes = settings.final_episodes if last else settings.episodes
     if not (last or due) or episodes == 0:
@@ -230,13 +255,31 @@ def _collect(collector: Collector, steps: int, policy: Policy) -> list[float]:
     return [score for score in games if score is not None]
 
 
-def _rates(state: TrainState, before: int) -> dict[str, float]:
-    """Return how often the transitions from row ``before`` on had rewards and ends; reward signs, as in the dream."""
+def _rewards(state: TrainState, before: int = 0) -> npt.NDArray[np.float32]:
+    """Return the rewards of the transitions from row ``before`` on as the dream learns them."""
     steps = state.replay.steps[before:]
-    steps = steps[~steps["last"]]
-    signs = np.sign(steps["reward"])
-    rates = {"real_reward": signs, "real_events": abs(signs), "real_end": steps["terminated"]}
-    return {name: float(values.mean()) for name, values in rates.items()}
+    rewards = torch.from_numpy(steps["reward"][~steps["last"]])
+    learned: npt.NDArray[np.float32] = state.world_model.reward_end.reward_head.learned(rewards).numpy()
+    return learned
+
+
+def _returns(state: TrainState, gamma: float) -> npt.NDArray[np.float64]:
+    """Return what followed each transition of all real play, discounted, to the end of its episode."""
+    rewards, last = iter(reversed(_rewards(state).tolist())), state.replay.steps["last"].tolist()
+    returns, following = [], 0.0
+    for ended in reversed(last):
+        following = 0.0 if ended else next(rewards) + gamma * following
+        if not ended:
+            returns.append(following)
+    return np.array(returns[::-1])
+
+
+def _rates(state: TrainState, before: int) -> dict[str, float]:
+    """Return how often the transitions from row ``before`` on had rewards and ends; rewards as in the dream."""
+    steps, rewards = state.replay.steps[before:], _rewards(state, before)
+    ended = steps["terminated"][~steps["last"]]
+    rates = {"real_reward": rewards, "real_events": np.square(rewards), "real_end": ended}
+    return {**{name: float(values.mean()) for name, values in rates.items()}, "real_most": float(abs(rewards).max())}
 
 
 def _rare_rewards(state: TrainState) -> int:
@@ -245,3 +288,9 @@ def _rare_rewards(state: TrainState) -> int:
     signs = [(steps["reward"] * sign > 0).sum() for sign in (-1, 1)]
     signs.append(len(steps) - sum(signs))
     return int(sum(sorted(signs)[:2]))
+
+
+if __name__ == "__main__":  # torchrun --nproc-per-node 2 -m trainers.train Breakout --preset paper
+    from trainers.cli import main
+
+    main(["train", *sys.argv[1:]])

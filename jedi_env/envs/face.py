@@ -5,6 +5,7 @@ It translates between NumPy and the :class:`jedi_env.dream.Dream` within; episod
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from jedi_env.actions import Actions, DiscreteActions, as_actions
 from jedi_env.checkpoint import Checkpoint, find_checkpoint
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream, live_through
@@ -31,6 +33,7 @@ RENDER_SCALE = 4
 OBS_TYPES = ("latent", "rgb")
 INFO_KEYS = ("reward_probs", "termination_prob")
 KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
+Keys = dict[tuple[str, ...], Any]  # to an action
 
 CheckpointArgument = str | os.PathLike[str] | Checkpoint | None
 HorizonArgument = int | Literal["checkpoint"] | None
@@ -134,7 +137,9 @@ class Face:
         else:
             space = Box(0, 255, (64, 64, 3 * frame_stack), np.uint8)
         self.observation_space = space
-        self.action_space = Discrete(self.model.num_actions)
+        # A model that was brought along, and is none of ours, may only say how many actions there are.
+        self.allowed = as_actions(getattr(self.model, "actions", self.model.num_actions))
+        self.action_space = self.allowed.space
 
     @property
     def begun(self) -> bool:
@@ -171,46 +176,43 @@ class Face:
         return {key: getattr(transition.prediction, key) for key in self.info_keys}
 
     def action_meanings(self) -> list[str]:
-        """Return the names of the actions, if the checkpoint tells them, else their numbers."""
+        """Return the names of the actions (or of their numbers), if the checkpoint tells them, else 0, 1, 2, ..."""
         told = self.checkpoint.protocol.get("action_meanings")
         names = (
             told if isinstance(told, list) and len(told) == self.model.num_actions else range(self.model.num_actions)
         )
         return [str(name) for name in names]
 
-    def keys_to_action(self) -> dict[tuple[str, ...], int]:
+    def keys_to_action(self) -> Keys:
         """Return which keys (w a s d and space, or digits) give which action, for ``gymnasium.utils.play``."""
+        if self.allowed.shape:
+            return plain_keys(self.allowed)
         meanings = self.action_meanings()
         acting = {action: meaning for action, meaning in enumerate(meanings) if meaning != "NOOP"}
         pressed = {tuple(key for part, key in KEYS.items() if part in acting[action]): action for action in acting}
         if () in pressed or len(pressed) < len(acting):  # no joystick's: no key, or the same key, would mean several
-            return {(str(action),): action for action in range(min(10, len(meanings)))}
+            return plain_keys(self.allowed)
         return pressed
 
-    def actions(self, actions: ArrayLike | Tensor, shape: tuple[int, ...], *, wait: bool = True) -> Tensor:
-        """Return ``actions`` as int64 ``shape`` on the dream's device, having checked them.
+    def actions(self, actions: ArrayLike | Tensor, lanes: tuple[int, ...], *, wait: bool = True) -> Tensor:
+        """Return ``actions``, one for each of ``lanes``, on the dream's device, having checked them.
 
         Unless ``wait``, tensors elsewhere than on the CPU are checked by shape and type only: looking at their values
         would wait for the device.
         """
-        wanted = f"one int a lane, shape {shape}," if shape else "an int"
-        number = self.model.num_actions
+        allowed, wanted = self.allowed, self.allowed.wanted(lanes)
+        shape = (*lanes, *allowed.shape)
         if isinstance(actions, Tensor):
-            if actions.shape != shape or actions.is_floating_point() or actions.dtype == torch.bool:
-                raise UsageError(
-                    f"The actions are {actions.dtype} of shape {tuple(actions.shape)}; give {wanted} from 0 to "
-                    f"{number - 1}."
-                )
+            if actions.shape != shape or _kind(actions.dtype) not in allowed.kinds:
+                raise UsageError(f"The actions are {actions.dtype} of shape {tuple(actions.shape)}; give {wanted}.")
             if not wait and actions.device.type != "cpu":
-                return actions.to(self.dream.device, torch.int64)
+                return actions.to(self.dream.device, allowed.dtype)
         array = as_array(actions, "The action")
-        if array.shape != shape or array.dtype.kind not in "iu":
-            raise UsageError(
-                f"The action is {array.dtype} of shape {array.shape}; give {wanted} from 0 to {number - 1}."
-            )
-        if ((array < 0) | (array >= number)).any():
-            raise UsageError(f"The action {array.tolist()} is out of range; give {wanted} from 0 to {number - 1}.")
-        return torch.as_tensor(array.astype(np.int64), device=self.dream.device)
+        if array.shape != shape or array.dtype.kind not in allowed.kinds:
+            raise UsageError(f"The action is {array.dtype} of shape {array.shape}; give {wanted}.")
+        if not allowed.allow(array):
+            raise UsageError(f"The action {array.tolist()} is out of range; give {wanted}.")
+        return torch.as_tensor(array.astype(allowed.array_dtype), device=self.dream.device)
 
     def context_indices(self, contexts: ArrayLike | Tensor, lanes: int, mask: Tensor | None = None) -> Tensor:
         """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it where ``mask`` holds; 0 elsewhere."""
@@ -232,34 +234,34 @@ class Face:
 
         Args:
             frames: uint8 ``(K, 64, 64, 3)`` or ``(lanes, K, 64, 64, 3)``, at least the model's context; the last count.
-            actions: the K-1 actions between them, ``(K-1,)`` or ``(lanes, K-1)``.
+            actions: the K-1 actions between them, ``(K-1, ...)`` or ``(lanes, K-1, ...)``.
             lanes: number of lanes; a single history serves all.
             mask: bool ``(lanes,)``, the lanes whose actions count; None: all.
         """
-        need = self.model.context_length
+        need, allowed = self.model.context_length, self.allowed
         pixels, taken = as_array(frames, "options['frames']"), as_array(actions, "options['actions']")
         if pixels.ndim == 4:
             pixels = np.broadcast_to(pixels, (lanes, *pixels.shape))
-        if taken.ndim == 1:
+        if taken.ndim == 1 + len(allowed.shape):
             taken = np.broadcast_to(taken, (lanes, *taken.shape))
         if mask is not None and taken.shape[:1] == (lanes,):
-            taken = np.where(mask.cpu().numpy().reshape(-1, *(1,) * (taken.ndim - 1)), taken, 0)
+            taken = np.where(mask.cpu().numpy().reshape(-1, *(1,) * (taken.ndim - 1)), taken, allowed.blank)
         k = pixels.shape[1] if pixels.ndim == 5 else 0
         if pixels.dtype != np.uint8 or pixels.shape != (lanes, k, 64, 64, 3) or k < need:
             raise UsageError(
                 f"options['frames'] is {pixels.dtype} of shape {pixels.shape}; give uint8 (K, 64, 64, 3), or "
                 f"({lanes}, K, 64, 64, 3), with K at least {need}."
             )
-        wrong = taken.dtype.kind not in "iu" or taken.shape != (lanes, k - 1)
-        if wrong or ((taken < 0) | (taken >= self.model.num_actions)).any():
+        wrong = taken.dtype.kind not in allowed.kinds or taken.shape != (lanes, k - 1, *allowed.shape)
+        if wrong or not allowed.allow(taken):
             raise UsageError(
                 f"options['actions'] is {taken.dtype} of shape {taken.shape}; give the {k - 1} actions between the "
-                f"frames, each from 0 to {self.model.num_actions - 1}."
+                f"frames, each {allowed.range}."
             )
         device = self.dream.device
         shown = torch.from_numpy(pixels[:, -need:].copy()).to(device).flatten(0, 1)
         encoded = encode_apart(self.model, shown).unflatten(0, (lanes, need))
-        between = taken[:, k - need :].astype(np.int64)
+        between = taken[:, k - need :].astype(allowed.array_dtype)
         return Context(encoded, torch.as_tensor(between, device=device))
 
     def checked_state(self, state: object, lanes: int, seeds: Sequence[int] | None = None) -> DreamState:
@@ -327,6 +329,33 @@ def as_array(value: ArrayLike | Tensor, what: str) -> NDArray[Any]:
         return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of unequal length
         raise UsageError(f"{what} cannot be made an array: {error}. Give an array or a tensor.") from error
+
+
+def plain_keys(actions: Actions) -> Keys:
+    """Return keys for actions without names: a digit each; or a and d for the bounds of a vector's first number.
+
+    s and w are for those of its second, and each further bound, but one that is no different from doing nothing, has
+    a digit.
+    """
+    if isinstance(actions, DiscreteActions):
+        return {(str(action),): action for action in range(min(10, actions.size))}
+    bounds = [(i, end) for i, ends in enumerate(zip(actions.low, actions.high, strict=True)) for end in ends]
+    further = [(i, end) for i, end in bounds[4:] if end != actions.blank[i]]
+    pushed = dict(zip("adsw", bounds, strict=False)) | dict(zip("1234567890", further, strict=False))
+    combinations = [keys for number in range(1, 4) for keys in itertools.combinations(pushed, number)]
+    found: Keys = {}
+    for keys in combinations:
+        if len({pushed[key][0] for key in keys}) == len(keys):  # no number pushed both ways
+            action = np.array(actions.blank, np.float32)
+            for key in keys:
+                action[pushed[key][0]] = pushed[key][1]
+            found[keys] = action
+    return found
+
+
+def _kind(dtype: torch.dtype) -> str:
+    """Return NumPy's letter for what is nearly the same there."""
+    return "f" if dtype.is_floating_point else "b" if dtype == torch.bool else "i"
 
 
 def _layouts(state: DreamState) -> list[tuple[torch.dtype, tuple[int, ...]]]:

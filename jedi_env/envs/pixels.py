@@ -25,7 +25,7 @@ class AreaResize(gymnasium.ObservationWrapper[Pixels, Action, Pixels], gymnasium
     """Resizes the images of any environment to ``(size, size, 3)``: each new pixel is the mean of the area it covers.
 
     Args:
-        env: its observations are uint8 ``(H, W, 3)``.
+        env: its observations are uint8 ``(H, W, 3)``, or grey: ``(H, W, 1)`` or ``(H, W)``.
         size: the new height and width.
 
     Raises:
@@ -36,21 +36,24 @@ class AreaResize(gymnasium.ObservationWrapper[Pixels, Action, Pixels], gymnasium
         gymnasium.utils.RecordConstructorArgs.__init__(self, size=size)  # for env.spec
         gymnasium.ObservationWrapper.__init__(self, env)
         space = env.observation_space
-        if space.dtype != np.uint8 or space.shape is None or len(space.shape) != 3 or space.shape[2] != 3:
+        shape = space.shape or ()
+        if space.dtype != np.uint8 or len(shape) < 2 or shape[2:] not in ((), (1,), (3,)):
             raise UsageError(
-                f"{env} has observations {space}, but a real game must show uint8 images (height, width, 3): "
-                "take another id, or write a wrapper that returns such images and register that."
+                f"{env} has observations {space}, but a real game must show uint8 images (height, width, 3), or grey "
+                "ones. If it can be rendered, wrap it in gymnasium.wrappers.AddRenderObservation, which makes what it "
+                "renders its observations, and register that (docs/your_game.md has the lines); or take another id."
             )
-        self.observation_space = Box(0, 255, (size, size, 3), np.uint8)
-        self._rows, self._columns = (_area_weights(length, size) for length in space.shape[:2])
+        self._shape = (size, size, 3)
+        self.observation_space = Box(0, 255, self._shape, np.uint8)
+        self._rows, self._columns = (_area_weights(length, size) for length in shape[:2])
 
     def observation(self, observation: Pixels) -> Pixels:
         """Return the resized image; an image that has the size already is copied."""
-        if observation.shape == self.observation_space.shape:
-            return observation.copy()
-        mean = np.einsum("yh,hwc,xw->yxc", self._rows, observation, self._columns, optimize=True)
-        resized: Pixels = np.rint(mean).astype(np.uint8)
-        return resized
+        image = observation if observation.ndim == 3 else observation[..., None]
+        if image.shape[:2] != self._shape[:2]:
+            mean = np.einsum("yh,hwc,xw->yxc", self._rows, image, self._columns, optimize=True)
+            image = np.rint(mean).astype(np.uint8)
+        return np.broadcast_to(image, self._shape).copy()
 
 
 class PixelsVectorEnv(SyncVectorEnv):

@@ -48,7 +48,7 @@ def make_pixels(
 
     Args:
         game_or_env_id: one of :data:`jedi_env.GAMES`, or any Gymnasium id (also ``"module:id"``) whose observations are
-            uint8 images ``(H, W, 3)``; those are resized.
+            uint8 images ``(H, W, 3)``, or grey ones; those are resized.
         life_loss: a lost life ends the episode but not the game; Atari games only, as the next four.
         sticky: chance that the emulator repeats the last action at a frame.
         noop_max: most no-ops that a game starts with.

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, as_array, check_options, unnamed_seed
+from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, Keys, as_array, check_options, unnamed_seed
 from jedi_env.envs.pixels import check_seed
 from jedi_env.envs.window import Window
 from jedi_env.errors import UsageError
@@ -24,7 +24,7 @@ OPTIONS = ("contexts", "frames", "actions", "state")
 RENDER_FPS = 15
 
 
-class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
+class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
     """One dream; made by ``gym.make("JEDIDream-v0", checkpoint=...)``.
 
     Args:
@@ -117,7 +117,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
         return self._observation(), {}
 
     def step(self, action: ArrayLike) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Dream one step; the reward is -1, 0 or 1.
+        """Dream one step; the reward is -1, 0 or 1, or of any size if the model learned that.
 
         Raises:
             UsageError: before a reset, after the end of an episode, or a wrong action; nothing was changed.
@@ -128,8 +128,9 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
         if bool(self.face.dream.state.done[0]):
             raise UsageError("step() after the end of the episode: call reset() first.")
         array = as_array(action, "The action")
-        checked = self.face.actions(array, ()) if array.ndim == 0 else self.face.actions(array, (1,))
-        transition = self.face.dream.step(checked.reshape(1))
+        shape = self.face.allowed.shape
+        checked = self.face.actions(array, () if array.ndim == len(shape) else (1,))
+        transition = self.face.dream.step(checked.reshape(1, *shape))
         prediction = transition.prediction
         info = {key: _plain(value[0]) for key, value in self.face.predictions(transition).items()}
         if self.render_mode == "human":
@@ -181,7 +182,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], np.int64]):
         """Return the names of the actions."""
         return self.face.action_meanings()
 
-    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+    def get_keys_to_action(self) -> Keys:
         """Return which keys give which action, for ``gymnasium.utils.play``; no key is a no-op."""
         return self.face.keys_to_action()
 

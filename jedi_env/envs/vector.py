@@ -42,7 +42,8 @@ Array = Any  # a NumPy array, or with output="torch" a tensor
 class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     """``num_envs`` dreams side by side; made by ``gym.make_vec("JEDIDream-v0", num_envs=..., checkpoint=...)``.
 
-    Observations are ``(num_envs, *single_observation_space.shape)``, rewards float32 in {-1, 0, 1}, ends bool. With
+    Observations are ``(num_envs, *single_observation_space.shape)``, rewards float32 (in {-1, 0, 1}, or of any size if
+    the model learned that), ends bool. With
     ``output="torch"`` all of them are tensors on the model's device, and no copies: an observation may share memory
     with the dream's state, so write to a clone of it, not to it.
 
@@ -167,8 +168,9 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """Dream one step in every lane.
 
         Args:
-            actions: one int a lane, ``(n,)``. With ``output="torch"`` the numbers in a tensor on the device are not
-                looked at, which would wait for it: one that is out of range fails in CUDA's own way.
+            actions: one a lane, ``(n, *single_action_space.shape)``. With ``output="torch"`` the numbers in a tensor on
+                the device are not looked at, which would wait for it: one that is out of range fails in CUDA's own
+                way.
 
         Raises:
             UsageError: before the first reset, wrong actions, or an ended lane in mode DISABLED; nothing was changed.

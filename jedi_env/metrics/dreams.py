@@ -22,6 +22,7 @@ from jedi_env.errors import UsageError
 from jedi_env.metrics.scores import COVERAGE, Interval
 from jedi_env.models.encoder import effective_rank
 from jedi_env.models.reward_end import RewardEndLogits
+from jedi_env.models.reward_heads import RewardHead
 from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Context, ModelState, Prediction, Record, Segment
 
@@ -32,6 +33,11 @@ PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 7))  # relati
 
 class Judge(Protocol):
     """The world model's reading of rewards and ends, in its form for whole sequences."""
+
+    @property
+    def reward_head(self) -> RewardHead:
+        """What the logits of the reward mean."""
+        ...
 
     def initial(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the memory before anything was seen."""
@@ -78,7 +84,8 @@ class SideBySide(Record):
         real: float ``(B, K+H, C, H, W)``, encoded reality.
         dreamed: the same K frames of context, then the dream.
         valid: bool ``(B, H+1)``: reality has a frame k. Frame 0 always is.
-        signs: int64 ``(B, H)``, the real reward's sign + 1, so an index into the probabilities.
+        signs: int64 ``(B, H)``, the real reward's sign + 1, so an index into the probabilities; of a model that learns
+            rewards of any size, what is nearly nothing counts as 0.
         ended: bool ``(B, H)``, the transition really ended the episode.
         dreamed_reward: float ``(B, H, 3)``, probabilities of the signs -1, 0, 1 in the dream.
         dreamed_end: float ``(B, H)``, the probability of an end in the dream.
@@ -255,7 +262,7 @@ def side_by_side(model: DreamModel, segment: Segment, seed: int = 0) -> SideBySi
     if horizon < 1:
         raise UsageError(f"The segment has {k - 1 + horizon} transitions: give at least {k}, which dream one step.")
     frames = model.encode(segment.pixels)
-    memory = model.reward_end.initial(len(frames), frames.device)
+    head, memory = model.reward_end.reward_head, model.reward_end.initial(len(frames), frames.device)
     read, _ = model.reward_end(frames[:, :-1], segment.actions, frames[:, 1:], memory)
 
     state = model.begin(Context(frames[:, :k], segment.actions[:, : k - 1]))
@@ -272,11 +279,11 @@ def side_by_side(model: DreamModel, segment: Segment, seed: int = 0) -> SideBySi
         real=frames,
         dreamed=torch.stack(dreamed, dim=1),
         valid=torch.cat((torch.ones_like(happened[:, :1]), happened), dim=1),
-        signs=segment.rewards[:, k - 1 :].sign().long() + 1,
+        signs=head.classes(segment.rewards[:, k - 1 :]),
         ended=segment.terminated[:, k - 1 :],
         dreamed_reward=torch.stack([prediction.reward_probs for prediction in predictions], dim=1),
         dreamed_end=torch.stack([prediction.termination_prob for prediction in predictions], dim=1),
-        read_reward=read.reward[:, k - 1 :].softmax(dim=-1),
+        read_reward=head.class_probs(read.reward[:, k - 1 :]),
         read_end=read.end[:, k - 1 :].softmax(dim=-1)[..., 1],
     )
 

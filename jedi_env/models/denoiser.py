@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jedi_env.actions import Actions, as_actions
 from jedi_env.errors import UsageError
 from jedi_env.models.blocks import FourierFeatures, conv3x3, group_norm
 from jedi_env.models.unet import UNet
+from jedi_env.share import WHOLE, Share
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class Denoiser(nn.Module):
     Args:
         frame_channels: C of a frame.
         context_length: K.
-        num_actions: number of discrete actions.
+        actions: the game's; a number is so many discrete ones.
         config: the rest.
     """
 
-    def __init__(self, frame_channels: int, context_length: int, num_actions: int, config: DenoiserConfig) -> None:
+    def __init__(
+        self, frame_channels: int, context_length: int, actions: int | Actions, config: DenoiserConfig
+    ) -> None:
         super().__init__()
         self.config = config
         self.context_channels = frame_channels * context_length
@@ -99,7 +103,7 @@ class Denoiser(nn.Module):
                 f"share it equally. Write a multiple of {share}."
             )
         self.noise_features = FourierFeatures(cond)
-        self.action_embedding = nn.Embedding(num_actions, cond // context_length)
+        self.action_embedding = as_actions(actions).embedding(cond // context_length)
         self.condition_mlp = nn.Sequential(nn.Linear(cond, cond), nn.SiLU(), nn.Linear(cond, cond))
         self.conv_in = conv3x3(self.context_channels + frame_channels, width)
         self.unet = UNet(config.channels, config.depths, config.attention, config.middle_attention, cond)
@@ -117,7 +121,7 @@ class Denoiser(nn.Module):
         return Coefficients(skip, out, into, sigma.log() / 4)
 
     def condition(self, context: Tensor, actions: Tensor) -> Conditioning:
-        """Digest the context: frames ``(B, K, C, H, W)`` and actions ``(B, K)``."""
+        """Digest the context: frames ``(B, K, C, H, W)`` and actions ``(B, K)`` or ``(B, K, A)``."""
         weight = self.conv_in.weight[:, : self.context_channels]
         x = (context.flatten(1, 2) / self.config.sigma_data).contiguous(memory_format=torch.channels_last)
         return Conditioning(
@@ -128,6 +132,7 @@ class Denoiser(nn.Module):
     def forward(self, scaled: Tensor, noise: Tensor, given: Conditioning) -> Tensor:
         """Return the raw network F of a scaled noisy frame (B C H W) at ``noise`` (B,)."""
         cond = self.condition_mlp(self.noise_features(noise) + given.actions)
+        scaled = scaled.contiguous(memory_format=torch.channels_last)  # and so is all that follows
         x = F.conv2d(scaled, self.conv_in.weight[:, self.context_channels :], padding=1) + given.features
         x = self.unet(x, cond)
         out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
@@ -140,7 +145,13 @@ class Denoiser(nn.Module):
         return c.skip * noisy + c.out * output
 
     def loss(
-        self, target: Tensor, context: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator
+        self,
+        target: Tensor,
+        context: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
+        share: Share = WHOLE,
     ) -> tuple[Tensor, Tensor]:
         """Return the denoising loss (eq. 8 of arXiv 2605.13013) and the detached estimate of the target.
 
@@ -150,37 +161,34 @@ class Denoiser(nn.Module):
         Args:
             target: the true next frame, ``(B, C, H, W)``.
             context: the K frames before it, ``(B, K, C, H, W)``.
-            actions: the K actions, ``(B, K)``.
+            actions: the K actions, ``(B, K)`` or ``(B, K, A)``.
             mask: bool ``(B,)``, which lanes count.
             generator: source of noise levels and noise.
+            share: of the batch, if these lanes are not all of it; the loss is then its part.
         """
         target = target.detach()
         if self.config.diffusion:
-            sigma = self._draw_sigma(len(target), target.device, generator)
-            noisy = target + sigma[:, None, None, None] * _normal(target.shape, target.device, generator)
+            sigma = self._draw_sigma(len(target), generator, share)
+            noisy = target + sigma[:, None, None, None] * share.normal(target.shape, generator)
             if self.config.offset_noise > 0:
-                noisy = noisy + self.config.offset_noise * _normal((*target.shape[:2], 1, 1), target.device, generator)
+                noisy = noisy + self.config.offset_noise * share.normal((*target.shape[:2], 1, 1), generator)
         else:
             noisy, sigma = self.blank(target)
         if self.config.context_noise > 0:
             level = self.config.context_noise * self.config.sigma_data
-            context = context + level * _normal(context.shape, context.device, generator)
+            context = context + level * share.normal(context.shape, generator)
 
         c = self.coefficients(sigma)
         output = self(c.into * noisy, c.noise, self.condition(context, actions))
         error = (output - (target - c.skip * noisy) / c.out).square().mean(dim=(1, 2, 3))
-        loss = (error * mask).sum() / mask.sum().clamp(min=1)
+        loss = (error * mask).sum() / share.total(mask.sum()).clamp(min=1)
         return loss, (c.skip * noisy + c.out * output).detach()
 
     def blank(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fixed input of a prediction in one pass: zeros ``(B, C, H, W)`` at a noise level ``(B,)``."""
         return torch.zeros_like(like), torch.full((len(like),), self.config.sigma_high, device=like.device)
 
-    def _draw_sigma(self, size: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    def _draw_sigma(self, size: int, generator: torch.Generator, share: Share) -> Tensor:
         cfg = self.config
-        log_sigma = cfg.mean_log_sigma + cfg.std_log_sigma * _normal((size,), device, generator)
+        log_sigma = cfg.mean_log_sigma + cfg.std_log_sigma * share.normal((size,), generator)
         return log_sigma.exp().clamp(cfg.sigma_low, cfg.sigma_high)
-
-
-def _normal(shape: tuple[int, ...] | torch.Size, device: torch.device, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, device=device, generator=generator)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jedi_env.models.blocks import PlainResBlock, conv3x3
+from jedi_env.share import WHOLE, Share
 
 PIXELS_SHAPE = (64, 64, 3)
 
@@ -99,7 +100,7 @@ class LatentEncoder(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(self.frame_shape))
         self.register_buffer("latent_std", torch.ones(self.frame_shape))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, share: Share = WHOLE) -> Tensor:
         """Return frames (B C H W) in [-bound, bound] of ``pixels`` (uint8 B 64 64 3).
 
         In training mode with ``standardise`` the statistics are the batch's; in evaluation mode those of
@@ -108,7 +109,7 @@ class LatentEncoder(nn.Module):
         z = self._features(pixels)
         if self.config.standardise:
             if self.training:
-                std, mean = torch.std_mean(z, dim=0, correction=0)
+                std, mean = share.std_mean(z)
             else:
                 std, mean = self.latent_std, self.latent_mean
             z = (z - mean) / (std + _standard_deviation_floor()) * self.config.scale
@@ -152,7 +153,7 @@ class PixelEncoder(nn.Module):
         self.frame_shape = (depth, height, width)
         self.bound = 1.0
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, share: Share = WHOLE) -> Tensor:
         """Return frames (B 3 64 64) of ``pixels`` (uint8 B 64 64 3)."""
         return pixels.movedim(-1, -3).float().div(255).mul(2).sub(1)
 

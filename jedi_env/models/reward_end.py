@@ -1,8 +1,8 @@
 """The reward and termination model: an LSTM over (frame, action, next frame) with two classification heads.
 
 Its layout is DIAMOND's (arXiv 2405.12399, appendix A); JEDI (arXiv 2605.13013, eq. 9) applies it to latents. It
-predicts the sign of the reward and whether the transition ended the episode. It does not predict values and never sees
-pixels.
+predicts the reward (its sign, in the papers) and whether the transition ended the episode. It does not predict values
+and never sees pixels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jedi_env.actions import Actions, as_actions
 from jedi_env.models.blocks import ResBlock, conv3x3, init_lstm
+from jedi_env.models.reward_heads import RewardHead, SignHead, SymlogHead
 from jedi_env.models.unet import Downsample
-
-REWARD_SIGNS = 3  # -1, 0, 1
+from jedi_env.share import WHOLE, Share
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RewardEndConfig:
             with it the reward's falls to a seventh of that and the end's to a fifth.
         event_weight: weight of rare classes (a reward, an end) relative to the common ones in the loss; 1 in the
             papers.
+        symlog: learn rewards of any size (symlog two-hot), and let dreams pay them. False: signs alone, the papers'.
     """
 
     channels: tuple[int, ...] = (32, 32, 32, 32)
@@ -51,29 +53,34 @@ class RewardEndConfig:
     sees_next: bool = True
     shortcut: bool = False
     event_weight: float = 1.0
+    symlog: bool = False
 
 
 class RewardEndLogits(NamedTuple):
-    """Logits over reward signs ``(B, T, 3)`` (-1, 0, 1) and over goes on / ended ``(B, T, 2)``."""
+    """Logits of the reward, which the head reads, ``(B, T, size)``, and over goes on / ended ``(B, T, 2)``."""
 
     reward: Tensor
     end: Tensor
 
 
 class RewardEnd(nn.Module):
-    """Reads the reward's sign and the termination from a sequence of transitions.
+    """Reads the reward and the termination from a sequence of transitions.
 
     Args:
         frame_shape: (C, H, W) of a frame.
-        num_actions: number of discrete actions.
+        actions: the game's; a number is so many discrete ones.
         config: the rest.
+
+    Attributes:
+        reward_head: what the logits of the reward mean.
     """
 
-    def __init__(self, frame_shape: tuple[int, int, int], num_actions: int, config: RewardEndConfig) -> None:
+    def __init__(self, frame_shape: tuple[int, int, int], actions: int | Actions, config: RewardEndConfig) -> None:
         super().__init__()
         self.config = config
+        self.reward_head: RewardHead = SymlogHead() if config.symlog else SignHead()
         channels, height, width = frame_shape
-        self.action_embedding = nn.Embedding(num_actions, config.cond_channels)
+        self.action_embedding = as_actions(actions).embedding(config.cond_channels)
         self.conv_in = conv3x3(channels * (2 if config.sees_next else 1), config.channels[0])
         self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
         before = config.channels[0]
@@ -95,7 +102,7 @@ class RewardEnd(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(config.lstm_dim + (features if config.shortcut else 0), config.lstm_dim),
             nn.SiLU(),
-            nn.Linear(config.lstm_dim, REWARD_SIGNS + 2, bias=False),
+            nn.Linear(config.lstm_dim, self.reward_head.size + 2, bias=False),
         )
 
     def initial(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -110,14 +117,14 @@ class RewardEnd(nn.Module):
 
         Args:
             frames: ``(B, T, C, H, W)``.
-            actions: ``(B, T)``, taken at ``frames``.
+            actions: ``(B, T)`` or ``(B, T, A)``, taken at ``frames``.
             next_frames: ``(B, T, C, H, W)``, what they led to.
             memory: (hidden, cell), each ``(B, L)``.
         """
         b, t = frames.shape[:2]
         x = torch.cat((frames, next_frames), dim=2) if self.config.sees_next else frames
         x = self.conv_in(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        cond = self.action_embedding(actions.flatten())
+        cond = self.action_embedding(actions.flatten(0, 1))
         for downsample, blocks in zip(self.downsamples, self.stages, strict=True):
             x = downsample(x)
             for block in blocks:  # type: ignore[attr-defined]  # a ModuleList
@@ -129,29 +136,30 @@ class RewardEnd(nn.Module):
         if self.config.shortcut:
             out = torch.cat((out, x), dim=-1)
         logits = self.head(out).float()
-        return RewardEndLogits(logits[..., :REWARD_SIGNS], logits[..., REWARD_SIGNS:]), (hidden[0], cell[0])
+        return RewardEndLogits(*logits.split((self.reward_head.size, 2), dim=-1)), (hidden[0], cell[0])
 
-    def loss(self, logits: RewardEndLogits, rewards: Tensor, terminated: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two cross-entropies (eq. 9 of arXiv 2605.13013) of reward signs and terminations.
+    def loss(
+        self, logits: RewardEndLogits, rewards: Tensor, terminated: Tensor, mask: Tensor, share: Share = WHOLE
+    ) -> tuple[Tensor, Tensor]:
+        """Return the two cross-entropies (eq. 9 of arXiv 2605.13013) of rewards and terminations.
 
         Args:
             logits: of T transitions.
-            rewards: ``(B, T)``, any scale: only their sign is learned.
+            rewards: ``(B, T)``, as the game gave them.
             terminated: bool ``(B, T)``.
             mask: bool ``(B, T)``, which transitions count.
+            share: of the batch, if these transitions are not all of it; the losses are then its parts.
         """
-        signs = rewards.sign().long() + 1
-        weight = self.config.event_weight
-        sign_weights = logits.reward.new_tensor([weight, 1.0, weight])
-        end_weights = logits.end.new_tensor([1.0, weight])
+        weight, head = self.config.event_weight, self.reward_head
+        sign_weights = logits.reward.new_tensor([weight, 1.0, weight])[head.classes(rewards)]
+        end_weights = logits.end.new_tensor([1.0, weight])[terminated.long()]
+        end_errors = F.cross_entropy(logits.end.flatten(0, 1), terminated.long().flatten(), reduction="none")
         return (
-            _masked_cross_entropy(logits.reward, signs, sign_weights, mask),
-            _masked_cross_entropy(logits.end, terminated.long(), end_weights, mask),
+            _weighted_mean(head.errors(logits.reward, rewards), sign_weights * mask, share),
+            _weighted_mean(end_errors.reshape(mask.shape), end_weights * mask, share),
         )
 
 
-def _masked_cross_entropy(logits: Tensor, classes: Tensor, class_weights: Tensor, mask: Tensor) -> Tensor:
-    """Return the weighted mean over ``mask`` (B T), 0 if it is empty; boolean indexing would make the GPU wait."""
-    weights = class_weights[classes] * mask
-    errors = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").reshape(mask.shape)
-    return (weights * errors).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+def _weighted_mean(errors: Tensor, weights: Tensor, share: Share) -> Tensor:
+    """Return the mean by ``weights`` (B T), 0 if all are; boolean indexing would make the GPU wait."""
+    return (weights * errors).sum() / share.total(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -1,19 +1,21 @@
 """The world model: encode, begin, advance, loss. The only file that sees all the parts.
 
 JEDI (arXiv 2605.13013) and DIAMOND (arXiv 2405.12399) are the same computation on a ``C x H x W`` frame; they differ in
-the encoder. Which loss teaches the encoder is decided in visible lines of ``loss`` and ``_denoising_loss``; the paper's
+the encoder. Which loss teaches the encoder is decided in visible lines of ``loss`` and ``denoising_loss``; the paper's
 ablations of it are flags there. This file knows nothing of environments, horizons or agents.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from jedi_env.actions import Actions, as_actions
 from jedi_env.errors import UsageError
 from jedi_env.models.decoder import Decoder
 from jedi_env.models.denoiser import Denoiser, DenoiserConfig
@@ -27,7 +29,11 @@ from jedi_env.models.encoder import (
 )
 from jedi_env.models.reward_end import RewardEnd, RewardEndConfig
 from jedi_env.models.sampler import SamplerConfig, as_levels, karras_sigmas, sample
+from jedi_env.share import WHOLE, Share
 from jedi_env.types import Context, ModelState, Prediction, Segment
+
+# Elements of the denoiser's widest layer that a CPU's caches hold, a thread: measured flat from half to twice as many.
+CACHED = 2**20
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,11 @@ class WorldModel(nn.Module):
     """An encoder, a denoiser and a reward/termination model.
 
     Args:
-        num_actions: number of discrete actions of the game.
+        actions: the game's; a number is so many discrete ones.
         config: everything that is not a fact of the game.
 
     Attributes:
+        actions: the game's.
         frame_shape: (C, H, W).
         bound: frames lie in [-bound, bound].
         context_length: K.
@@ -123,18 +130,23 @@ class WorldModel(nn.Module):
 
     target_encoder: Encoder | None
 
-    def __init__(self, num_actions: int, config: WorldModelConfig) -> None:
+    def __init__(self, actions: int | Actions, config: WorldModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.num_actions = num_actions
+        self.actions = as_actions(actions)
         self.encoder: Encoder = make_encoder(config.encoder)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if config.target_ema else None
         self.frame_shape: tuple[int, int, int] = self.encoder.frame_shape
         self.bound = self.encoder.bound
         self.context_length = config.context_length
-        self.denoiser = Denoiser(self.frame_shape[0], config.context_length, num_actions, config.denoiser)
-        self.reward_end = RewardEnd(self.frame_shape, num_actions, config.reward_end)
+        self.denoiser = Denoiser(self.frame_shape[0], config.context_length, actions, config.denoiser)
+        self.reward_end = RewardEnd(self.frame_shape, actions, config.reward_end)
         self._decoder: list[Decoder] = []  # in a list: a probe is no part of the model's parameters
+
+    @property
+    def num_actions(self) -> int:
+        """How many actions there are; if they are vectors, of how many numbers."""
+        return self.actions.size
 
     @property
     def decoder(self) -> Decoder | PixelEncoder | None:
@@ -145,9 +157,9 @@ class WorldModel(nn.Module):
         """Let ``decoder`` draw this model's frames."""
         self._decoder = [decoder]
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return frames ``(..., C, H, W)`` of ``pixels`` (uint8 ``(..., 64, 64, 3)``)."""
-        return self._encode(self.encoder, pixels)
+    def encode(self, pixels: Tensor, share: Share = WHOLE) -> Tensor:
+        """Return frames ``(..., C, H, W)`` of ``pixels`` (uint8 ``(..., 64, 64, 3)``), ``share`` of a batch."""
+        return self._encode(self.encoder, pixels, share)
 
     @torch.no_grad()
     def update_target(self) -> None:
@@ -171,20 +183,28 @@ class WorldModel(nn.Module):
     def advance(
         self, state: ModelState, actions: Tensor, noise: Noise, steps: int | None = None
     ) -> tuple[ModelState, Prediction]:
-        """Imagine what ``actions`` (B,) lead to.
+        """Imagine what ``actions`` lead to.
 
         Args:
             state: from :meth:`begin` or an earlier call.
-            actions: int64 ``(B,)``.
+            actions: int64 ``(B,)``, or float32 ``(B, A)``.
             noise: one stream a lane.
             steps: denoising steps; None: as the sampler's config says. A model without diffusion takes one pass.
         """
         sampler = self.config.sampler
         all_actions = torch.cat((state.actions, actions[:, None]), dim=1)
-        given = self.denoiser.condition(state.frames, all_actions)
+        pieces = self._pieces(state.frames)
+        given = [self.denoiser.condition(state.frames[piece], all_actions[piece]) for piece in pieces]
+
+        def estimate(x: Tensor, levels: Tensor) -> Tensor:
+            parts = [
+                self.denoiser.denoise(x[piece], levels[piece], known)
+                for piece, known in zip(pieces, given, strict=True)
+            ]
+            return self.encoder.clamp(torch.cat(parts) if len(parts) > 1 else parts[0])
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            return self.encoder.clamp(self.denoiser.denoise(x, as_levels(sigma, x), given))
+            return estimate(x, as_levels(sigma, x))
 
         if self.denoiser.config.diffusion:
             sigmas = karras_sigmas(steps or sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
@@ -193,23 +213,22 @@ class WorldModel(nn.Module):
                 denoise, start, sigmas, sampler.order, sampler.churn, draw=lambda: noise.normal(self.frame_shape)
             )
         else:
-            blank, level = self.denoiser.blank(state.frames[:, -1])
-            frame = self.encoder.clamp(self.denoiser.denoise(blank, level, given))
+            frame = estimate(*self.denoiser.blank(state.frames[:, -1]))
 
         logits, memory = self.reward_end(
             state.frames[:, -1:], actions[:, None], frame[:, None], (state.hidden, state.cell)
         )
-        reward_probs, end_probs = logits.reward[:, 0].softmax(dim=-1), logits.end[:, 0].softmax(dim=-1)
-        # Inverse transform sampling of the two categorical outcomes, one uniform number each.
-        reward = (noise.uniform()[:, None] >= reward_probs.cumsum(dim=-1)[:, :2]).sum(dim=-1).float() - 1
-        terminated = noise.uniform() < end_probs[:, 1]
+        reward_head, end_prob = self.reward_end.reward_head, logits.end[:, 0].softmax(dim=-1)[:, 1]
+        # One uniform number for each of the two outcomes.
+        reward = reward_head.draw(logits.reward[:, 0], noise.uniform())
+        terminated = noise.uniform() < end_prob
         next_state = ModelState(
             frames=torch.cat((state.frames[:, 1:], frame[:, None]), dim=1),
             actions=all_actions[:, 1:],
             hidden=memory[0].float(),
             cell=memory[1].float(),
         )
-        return next_state, Prediction(reward, terminated, reward_probs, end_probs[:, 1])
+        return next_state, Prediction(reward, terminated, reward_head.class_probs(logits.reward[:, 0]), end_prob)
 
     def loss(
         self,
@@ -217,6 +236,7 @@ class WorldModel(nn.Module):
         segment: Segment,
         generator: torch.Generator,
         sequence: tuple[Tensor, Segment] | None = None,
+        share: Share = WHOLE,
     ) -> Losses:
         """Return the joint loss of a batch of real play.
 
@@ -227,26 +247,30 @@ class WorldModel(nn.Module):
             segment: the transitions.
             generator: on the frames' device.
             sequence: frames and transitions for the reward/termination model; None: the same.
+            share: of the batch, if these lanes are not all of it; the losses are then its parts (but the covariance).
 
         Raises:
             UsageError: reconstruction shall teach the encoder, and no decoder is attached.
         """
         sequence = sequence or (frames, segment)
-        reconstruction = self._reconstruction_loss(frames, segment)
+        reconstruction = share.part(self._reconstruction_loss(frames, segment))
         if self.config.separate_autoencoder:  # nothing below teaches the encoder
             frames, sequence = frames.detach(), (sequence[0].detach(), sequence[1])
-        denoising = self._denoising_loss(frames, segment, generator)
-        reward, end = self._reward_end_loss(*sequence)
+        denoising = self.denoising_loss(frames, segment, generator, share)
+        reward, end = self.reward_end_loss(*sequence, share)
         covariance = denoising.new_zeros(())
         if self.config.covariance_weight > 0:
-            covariance = covariance_penalty(frames.flatten(0, 1))
+            covariance = covariance_penalty(share.gathered(frames.flatten(0, 1)))
         total = denoising + reward + end + reconstruction + self.config.covariance_weight * covariance
         return Losses(denoising, reward, end, reconstruction, covariance, total)
 
-    def _denoising_loss(self, frames: Tensor, segment: Segment, generator: torch.Generator) -> Tensor:
+    def denoising_loss(
+        self, frames: Tensor, segment: Segment, generator: torch.Generator, share: Share = WHOLE
+    ) -> Tensor:
+        """Return the denoiser's part of :meth:`loss`."""
         k = self.context_length
         context = frames if self.config.encoder_learns_from_denoising else frames.detach()
-        targets = self._targets(frames, segment)
+        targets = self._targets(frames, segment, share)
         window = list(context.unbind(dim=1))  # what is fed as context, changed as the model's estimates replace frames
         feed_estimate = _coin(self.config.switching, generator)  # once a batch of trajectories
         losses = []
@@ -257,6 +281,7 @@ class WorldModel(nn.Module):
                 segment.actions[:, t - k : t],
                 segment.mask[:, t - 1],
                 generator,
+                share,
             )
             losses.append(loss)
             if feed_estimate:  # where nothing really happened there is nothing to estimate: the repeated frame stays
@@ -264,12 +289,26 @@ class WorldModel(nn.Module):
                 window[t] = torch.where(happened, self.encoder.clamp(estimate), window[t])
         return torch.stack(losses).mean()
 
-    def _targets(self, frames: Tensor, segment: Segment) -> Tensor:
+    def _pieces(self, frames: Tensor) -> list[slice]:
+        """Return which lanes of ``frames`` (B, ...) to denoise at once: on a CPU as many as its caches hold, else all.
+
+        So memory does not grow with the lanes either. What is compiled stays whole: it would be compiled anew for every
+        number of pieces.
+        """
+        if frames.device.type != "cpu" or torch.compiler.is_compiling():
+            return [slice(None)]
+        lanes, (_, height, width) = len(frames), self.frame_shape
+        most = CACHED * torch.get_num_threads() // (self.config.denoiser.channels[0] * height * width)
+        number = max(1, math.ceil(lanes / max(1, most)))
+        size = max(1, math.ceil(lanes / number))  # pieces of about the same size
+        return [slice(start, start + size) for start in range(0, lanes, size)] or [slice(None)]
+
+    def _targets(self, frames: Tensor, segment: Segment, share: Share) -> Tensor:
         """Return what the denoiser learns to predict, ``(B, T+1, C, H, W)``; no gradient ever reaches it."""
         if self.target_encoder is None:
             return frames
         with torch.no_grad():
-            return self._encode(self.target_encoder, segment.pixels)
+            return self._encode(self.target_encoder, segment.pixels, share)
 
     def _reconstruction_loss(self, frames: Tensor, segment: Segment) -> Tensor:
         if not self.config.needs_decoder:
@@ -280,15 +319,16 @@ class WorldModel(nn.Module):
             )
         return self._decoder[0].reconstruction_loss(frames.flatten(0, 1), segment.pixels.flatten(0, 1))
 
-    def _encode(self, encoder: Encoder, pixels: Tensor) -> Tensor:
+    def _encode(self, encoder: Encoder, pixels: Tensor, share: Share) -> Tensor:
         lead = pixels.shape[:-3]
-        frames: Tensor = encoder(pixels.reshape(-1, *pixels.shape[-3:]))
+        frames: Tensor = encoder(pixels.reshape(-1, *pixels.shape[-3:]), share)
         return frames.reshape(*lead, *self.frame_shape)
 
-    def _reward_end_loss(self, frames: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+    def reward_end_loss(self, frames: Tensor, segment: Segment, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
+        """Return the two losses of the reward/termination model, its part of :meth:`loss`."""
         memory = self.reward_end.initial(len(frames), frames.device)
         logits, _ = self.reward_end(frames[:, :-1], segment.actions, frames[:, 1:], memory)
-        return self.reward_end.loss(logits, segment.rewards, segment.terminated, segment.mask)
+        return self.reward_end.loss(logits, segment.rewards, segment.terminated, segment.mask, share)
 
 
 def _coin(chance: float, generator: torch.Generator) -> bool:

@@ -2,6 +2,8 @@
 
 import cv2
 import numpy as np
+import pytest
+from gymnasium.spaces import Box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_game import Toy
@@ -23,3 +25,17 @@ def test_area_averaging_is_opencvs(height, width, seed):
 def test_area_averaging_keeps_a_plain_image(height, width, level):
     env = AreaResize(Toy(height, width))
     assert (env.observation(np.full((height, width, 3), level, np.uint8)) == level).all()
+
+
+@pytest.mark.parametrize("shape", [(80, 48), (80, 48, 1), (64, 64), (64, 64, 1)])
+def test_grey_images_are_shown_alike_in_all_three_channels(shape):
+    toy = Toy()
+    toy.observation_space = Box(0, 255, shape, np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    ours = AreaResize(toy).observation(image)
+    unrounded = cv2.resize(image.reshape(shape[:2]).astype(np.float64), (64, 64), interpolation=cv2.INTER_AREA)
+    assert (ours.shape, ours.dtype) == ((64, 64, 3), np.uint8)
+    assert abs(ours - unrounded[..., None]).max() <= 0.5 + 1e-3
+    assert not np.shares_memory(ours, image)
+    ours[0, 0, 0] ^= 255  # a whole array, not a view of one channel
+    assert ours[0, 0, 1] == np.rint(unrounded[0, 0])

@@ -65,9 +65,9 @@ def block_means(pixels: np.ndarray) -> np.ndarray:
 def toys() -> Iterator[None]:
     gymnasium.register("Toy-v0", Toy)
     gymnasium.register("Toy64-v0", Toy, kwargs={"height": 64, "width": 64})
-    gymnasium.register("ToyGray-v0", Toy, kwargs={"channels": 1})
+    gymnasium.register("ToyAlpha-v0", Toy, kwargs={"channels": 4})
     yield
-    for name in ("Toy-v0", "Toy64-v0", "ToyGray-v0"):
+    for name in ("Toy-v0", "Toy64-v0", "ToyAlpha-v0"):
         del gymnasium.registry[name]
 
 
@@ -273,7 +273,7 @@ def test_an_ale_id_outside_the_26_works():
         (lambda: make_real("CartPole-v9", 2), "version `v9`"),
         (lambda: make_pixels("nowhere:Nope-v0"), "nowhere"),
         (lambda: make_pixels("CartPole-v1"), "uint8 images"),
-        (lambda: make_pixels("ToyGray-v0"), "uint8 images"),
+        (lambda: make_pixels("ToyAlpha-v0"), "uint8 images"),
         (lambda: make_pixels("Toy-v0", sticky=0.25), "leave them out"),
         (lambda: make_pixels("Breakout", sticky=25), "from 0 to 1"),
         (lambda: make_pixels("Breakout", sticky="a"), "sticky is 'a'.*from 0 to 1"),

@@ -28,6 +28,7 @@ from jedi_env.metrics.dreams import (
 )
 from jedi_env.metrics.scores import Interval
 from jedi_env.models.reward_end import RewardEndLogits
+from jedi_env.models.reward_heads import SignHead
 from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Context, ModelState, Prediction, Segment
 from tests.tiny_dream import LATENT, PIXEL, tiny_model
@@ -38,6 +39,8 @@ SURE = 20.0  # a logit
 
 class Rule:
     """Reads +1 where a frame grew by 2, an end where it grew by 3."""
+
+    reward_head = SignHead()
 
     def initial(self, batch, device):
         return torch.zeros(batch, 1), torch.zeros(batch, 1)

@@ -18,6 +18,7 @@ from jedi_env.models.reward_end import RewardEndConfig, RewardEndLogits
 from jedi_env.models.sampler import SamplerConfig, as_levels, karras_sigmas, sample
 from jedi_env.models.world_model import WorldModel, WorldModelConfig
 from jedi_env.noise import LaneNoise, lane_keys
+from jedi_env.share import Share
 from jedi_env.types import Context, Segment
 
 A, B, K = 4, 3, 4
@@ -102,9 +103,9 @@ class Spy:
         original = model.denoiser.loss
 
         def loss(
-            target: Tensor, context: Tensor, actions: Tensor, mask: Tensor, g: torch.Generator
+            target: Tensor, context: Tensor, actions: Tensor, mask: Tensor, g: torch.Generator, share: Share
         ) -> tuple[Tensor, Tensor]:
-            result = original(target, context, actions, mask, g)
+            result = original(target, context, actions, mask, g, share)
             for record, value in zip(
                 (self.contexts, self.targets, self.actions, self.masks, self.estimates),
                 (context, target, actions, mask, result[1]),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
+import imageio.v3 as iio
 import pytest
 from PIL import Image
 from stable_baselines3 import PPO
@@ -14,7 +15,7 @@ from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import UsageError
 from tests.trainers.fakes import MICRO
 from trainers.config import EvaluateConfig
-from trainers.demo import HELD_OUT_STEPS, DemoConfig, demo, held_out
+from trainers.demo import HELD_OUT_STEPS, VIDEO_STEPS, DemoConfig, demo, held_out
 from trainers.pictures import GAP, SCALE
 from trainers.presets import DEMO
 
@@ -32,7 +33,7 @@ STEPS = 64 * 32  # one rollout
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """A finished demonstration: its settings and what it returned."""
-    config = DemoConfig(out=tmp_path_factory.mktemp("demo") / "out", steps=STEPS, horizon=5, episodes=2)
+    config = DemoConfig(out=tmp_path_factory.mktemp("demo") / "out", train=True, steps=STEPS, horizon=5, episodes=2)
     return config, demo(config, TRAINING)
 
 
@@ -54,6 +55,7 @@ def test_the_summary_tells_all_and_is_the_one_returned(shown):
         "out": str(config.out),
         "game": "Breakout",
         "seed": 0,
+        "train": True,
         "steps": STEPS,
         "horizon": 5,
         "episodes": 2,
@@ -71,6 +73,28 @@ def test_curve_and_policy_are_there(shown):
     with Image.open(shown[0].out / "curve.png") as curve:
         assert curve.size[0] > 100
     assert PPO.load(shown[0].out / "ppo.zip", device="cpu").num_timesteps == STEPS
+
+
+def test_the_video_shows_both_policies_on_the_real_game(shown):
+    pictures = iio.imread(shown[0].out / "games.gif")
+    assert len(pictures) == VIDEO_STEPS
+    assert pictures.shape[2] > 2 * 256  # side by side
+    assert pictures.std(axis=0).max() > 0  # something moves
+
+
+def test_without_training_the_dream_that_is_found_here_is_taken(shown, tmp_path, monkeypatch):
+    monkeypatch.setenv("JEDI_ENV_HOME", str(tmp_path / "home"))
+    found = Checkpoint.load(shown[0].out / "checkpoint")
+    found.save(tmp_path / "home" / "Breakout")
+    config = DemoConfig(out=tmp_path / "out", steps=STEPS, horizon=5, episodes=1)
+    summary = demo(config, TRAINING)
+    assert set(summary["seconds"]) == {"strip", "ppo_in_the_dream", "real_games"}
+    assert summary["dream"]["commit"] == found.provenance["commit"]
+    assert summary["imagined_steps"] == STEPS
+    taken = Checkpoint.load(tmp_path / "out" / "checkpoint")
+    for name, value in found.world_model.state_dict().items():
+        assert (taken.world_model.state_dict()[name] == value).all()
+    assert (tmp_path / "out" / "games.gif").is_file()
 
 
 def test_its_dream_can_be_entered(shown):
@@ -120,7 +144,7 @@ def test_the_command_line(monkeypatch, capsys, tmp_path):
 
 
 def test_an_unknown_game_is_told_with_code_2(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path / "out"), "--game", "Breakot"])
+    monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path / "out"), "--train", "--game", "Breakot"])
     with pytest.raises(SystemExit) as exit_:
         trainers.demo.main()
     assert exit_.value.code == 2

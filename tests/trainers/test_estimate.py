@@ -76,18 +76,18 @@ def test_hours_are_added_up():
     assert told["measured"]["b"] == {"seconds": 3600.0, "times": 2, "scaled": 4.0}
 
 
-class Steered(ToyGame):
-    """The toy, with a wheel instead of buttons."""
+class Buttons(ToyGame):
+    """The toy, with several buttons at once."""
 
     def __init__(self, render_mode=None):
         super().__init__()
-        self.action_space = gym.spaces.Box(-1, 1, (2,))
+        self.action_space = gym.spaces.MultiBinary(2)
 
 
 def test_what_cannot_be_trained_cannot_be_estimated():
-    gym.register("Steered-v0", Steered)
+    gym.register("Buttons-v0", Buttons)
     try:
-        with pytest.raises(UsageError, match="Discrete actions from 0"):
-            estimate(MICRO, "Steered-v0", CPU, quietly)
+        with pytest.raises(UsageError, match="takes Discrete actions from 0, or a bounded Box"):
+            estimate(MICRO, "Buttons-v0", CPU, quietly)
     finally:
-        del gym.registry["Steered-v0"]
+        del gym.registry["Buttons-v0"]

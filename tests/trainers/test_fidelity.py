@@ -114,7 +114,7 @@ def test_on_policy_the_agent_plays():
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(UsageError, match="names no real game"):
         fidelity(replace(toy_checkpoint(), game=None), SMALL)
-    with pytest.raises(UsageError, match=r"Discrete\(4\), but the dream knows 3"):
+    with pytest.raises(UsageError, match=r"Discrete\(4\), but the dream knows Discrete\(3\)"):
         fidelity(replace(toy_checkpoint(), game="Breakout"), SMALL)
     with pytest.raises(UsageError, match="--probe-steps is 0"):
         FidelityConfig(probe_steps=0)

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from jedi_env.actions import DiscreteActions
 from jedi_env.dream import Dream
 from jedi_env.models.world_model import WorldModel
 from jedi_env.noise import LaneNoise
 from jedi_env.types import Context, ModelState, Prediction
 from tests.trainers.fakes import ACTIONS, MICRO_MODEL, random_weights
 from trainers.agent import ActorCritic, ActorCriticConfig
+from trainers.distributions import Categorical
 from trainers.fit_agent import FitAgentConfig, Rollout, fit_agent, lambda_returns, loss, rollout
 from trainers.optim import Optim, OptimConfig
 
@@ -266,7 +268,7 @@ def test_the_gradients_of_the_loss_by_hand(normalise):
     """Policy gradient with a baseline, squared error to a fixed target, and entropy: nothing else moves anything."""
     config = FitAgentConfig(value_weight=0.7, entropy_weight=0.3, normalise_advantages=normalise)
     imagined = made_up_rollout()
-    total, logged = loss(imagined, config)
+    total, logged = loss(imagined, Categorical(DiscreteActions(ACTIONS)), config)
     total.backward()
     with torch.no_grad():
         returns = lambda_returns(
@@ -293,7 +295,8 @@ def test_normalising_does_not_blow_up_what_is_nearly_nothing():
     imagined = made_up_rollout()
     zero = torch.zeros_like(imagined.rewards)
     tiny = replace(imagined, rewards=zero + 1e-5, next_values=zero, values=zero.clone().requires_grad_())
-    total, _ = loss(tiny, FitAgentConfig(normalise_advantages=True, entropy_weight=0.0, value_weight=0.0))
+    config = FitAgentConfig(normalise_advantages=True, entropy_weight=0.0, value_weight=0.0)
+    total, _ = loss(tiny, Categorical(DiscreteActions(ACTIONS)), config)
     total.backward()
     assert tiny.logits.grad.abs().max() < 1e-2
 

@@ -208,7 +208,7 @@ def test_the_reward_model_reads_segments_of_its_own_length(replay, monkeypatch, 
     monkeypatch.setattr(fitting.model, "loss", lambda *args: (given.append(args), loss(*args))[1])
     fitting.fit(2)
     assert drawn == [(4, length) for length in lengths] * 2  # context 2 + 2 denoising steps - 1 = 3 transitions
-    for frames, segment, _, (sequence_frames, sequence) in given:
+    for frames, segment, _, (sequence_frames, sequence), _ in given:
         assert frames.shape[1] == segment.actions.shape[1] + 1 == 4
         assert sequence_frames.shape[1] == sequence.actions.shape[1] + 1 == lengths[-1] + 1
         assert (sequence is segment) == (reward_end_length == 0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from jedi_env.actions import DiscreteActions
 from jedi_env.checkpoint import AgentRecord
 from jedi_env.config_json import to_json
 from jedi_env.envs.real import make_pixels, make_real
@@ -38,7 +39,7 @@ class Script:
 class Counter:
     """Counts up by the action, and ends at 10 or more; a score is what was counted."""
 
-    num_actions = 11
+    actions = DiscreteActions(11)
     keys = {("d",): 1, ("a",): 10}  # noqa: RUF012
 
     def __init__(self):
@@ -99,7 +100,7 @@ class TestDreaming:
                 assert ended == ends
         world.reset(None)
         assert world.step(END)[1]
-        assert world.num_actions == ACTIONS
+        assert world.actions == DiscreteActions(ACTIONS)
 
     def test_what_it_tells(self):
         world = Dreaming(counting_checkpoint(bank=1, end_chance=0.25), 1, None, "cpu")
@@ -170,7 +171,7 @@ class TestReality:
             assert (panel.picture[::4, ::4] == pixels).all()
             assert panel.picture.shape == (256, 256, 3)
             assert panel.lines == ("real JEDICatch-v0", f"return {score:g}, step {step}")
-        assert (world.num_actions, world.keys) == (3, {("a",): 1, ("d",): 2})
+        assert (world.actions, world.keys) == (DiscreteActions(3), {("a",): 1, ("d",): 2})
 
     def test_the_digits_where_a_game_has_no_keys(self):
         assert Reality(TOY, None, 1).keys == {("0",): 0, ("1",): 1, ("2",): 2}
@@ -186,9 +187,27 @@ class TestReality:
         from tests.toy_game import Toy
 
         gymnasium.register("ToyOfPlay-v0", Toy)
-        with pytest.raises(UsageError, match="it must be Discrete from 0"):
-            Reality("ToyOfPlay-v0", None, 1)
+        world = Reality("ToyOfPlay-v0", None, 1)
+        assert world.keys[("d", "s")].tolist() == [1.0, -1.0]
+        world.reset(0)
+        assert not world.step(world.keys[("w",)])[1]
+        assert world.score() == 1.0  # the second number is paid
         del gymnasium.registry["ToyOfPlay-v0"]
+
+    def test_actions_that_no_dream_takes(self):
+        import gymnasium
+
+        from tests.toy_game import Toy
+
+        class Buttons(Toy):
+            def __init__(self, render_mode=None):
+                super().__init__()
+                self.action_space = gymnasium.spaces.MultiBinary(2)
+
+        gymnasium.register("ButtonsOfPlay-v0", Buttons)
+        with pytest.raises(UsageError, match="takes Discrete actions from 0, or a bounded Box"):
+            Reality("ButtonsOfPlay-v0", None, 1)
+        del gymnasium.registry["ButtonsOfPlay-v0"]
 
 
 class TestSideBySide:

@@ -8,7 +8,7 @@ import torch
 
 from jedi_env.models.world_model import WorldModel
 from tests.trainers.fakes import ACTIONS, MICRO, MICRO_MODEL, random_weights
-from trainers.agent import ActorCritic, draw_actions
+from trainers.agent import ActorCritic
 from trainers.policy import AgentPolicy, RandomPolicy
 
 
@@ -45,7 +45,7 @@ def test_every_lane_is_played_as_if_it_were_alone(world_model, monkeypatch, lstm
     first = np.array([[1, 1, 1], [0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]], bool)
     agent = agent_with(world_model, lstm_dim, stack)
     seen = []
-    monkeypatch.setattr("trainers.policy.draw_actions", lambda logits, *_: (seen.append(logits), logits.argmax(1))[1])
+    monkeypatch.setattr(agent.policy, "draw", lambda logits, *_: (seen.append(logits), logits.argmax(1))[1])
     policy = AgentPolicy(world_model, agent, torch.Generator())
     actions = [policy.act(pixels[t], first[t]) for t in range(7)]
     for lane in range(3):
@@ -64,20 +64,6 @@ def test_it_puts_both_networks_into_evaluation_mode_and_takes_no_gradient(world_
     assert not agent.training
     assert (actions.shape, actions.dtype) == ((2,), np.int64)
     assert not policy._memory.requires_grad
-
-
-def test_actions_are_drawn_with_the_policys_chances():
-    logits = torch.tensor([[0.0, 1.0, 2.0]]).expand(6000, -1)
-    drawn = draw_actions(logits, torch.Generator().manual_seed(0))
-    shares = torch.bincount(drawn, minlength=3) / 6000
-    assert shares.tolist() == pytest.approx(logits[0].softmax(0).tolist(), abs=0.02)
-
-
-@pytest.mark.parametrize(("epsilon", "expected"), [(0.0, [0, 0, 1]), (0.3, [0.1, 0.1, 0.8]), (1.0, [1 / 3] * 3)])
-def test_epsilon_is_the_chance_of_a_uniformly_random_action(epsilon, expected):
-    logits = torch.tensor([[-50.0, -50.0, 50.0]]).expand(6000, -1)
-    drawn = draw_actions(logits, torch.Generator().manual_seed(0), epsilon)
-    assert (torch.bincount(drawn, minlength=3) / 6000).tolist() == pytest.approx(expected, abs=0.02)
 
 
 def test_random_actions_are_uniform_and_follow_the_generator():

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,14 +72,14 @@ def test_both_batch_sizes_of_the_paper_are_two_flags(batch, monkeypatch, tmp_pat
 def test_the_budgets_of_algorithm_1():
     for config in (PAPER, STOCHASTIC, DIAMOND):
         collect, fit, agent = config.collect, config.fit_world_model, config.fit_agent
-        number = epochs(config, SimpleNamespace(first_steps=collect.first_steps))
+        number = epochs(config, collect.first_steps)
         assert number == 1000
         with_play = 1 + (collect.total_steps - collect.first_steps) // collect.steps
         assert (collect.total_steps - collect.first_steps) % collect.steps == 0
         assert number - with_play == config.final_epochs == 50
         assert (fit.first_updates, fit.updates) == (10_000, 400)
         assert (agent.first_updates, agent.updates) == (5_000, 400)
-        late = epochs(config, SimpleNamespace(first_steps=collect.first_steps_limit))  # rewards were rare
+        late = epochs(config, collect.first_steps_limit)  # rewards were rare
         assert late == 950
 
 

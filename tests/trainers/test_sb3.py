@@ -37,7 +37,7 @@ def checkpoint():
 
 
 def test_all_algorithms_for_discrete_actions_are_known():
-    assert set(algorithms()) == {"PPO", "A2C", "DQN", "RecurrentPPO", "QRDQN", "TRPO", "ARS"}
+    assert set(algorithms()) == {"PPO", "A2C", "DQN", "SAC", "TD3", "RecurrentPPO", "QRDQN", "TRPO", "ARS", "TQC"}
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "RecurrentPPO", "QRDQN", "TRPO", "ARS"])

@@ -343,10 +343,10 @@ def test_a_checkpoint_that_was_lost_is_published_again(tmp_path):
     assert read(tmp_path / "run") == logged
 
 
-class Continuous(ToyGame):
+class Endless(ToyGame):
     def __init__(self, render_mode=None):
         super().__init__()
-        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.action_space = gym.spaces.Box(-np.inf, 1, (2,), np.float32)
 
 
 class FromOne(ToyGame):
@@ -357,10 +357,10 @@ class FromOne(ToyGame):
 
 @pytest.fixture
 def odd_games():
-    gym.register("Continuous-v0", Continuous)
+    gym.register("Endless-v0", Endless)
     gym.register("FromOne-v0", FromOne)
     yield
-    for name in ("Continuous-v0", "FromOne-v0"):
+    for name in ("Endless-v0", "FromOne-v0"):
         del gym.registry[name]
 
 
@@ -368,7 +368,7 @@ def odd_games():
     ("game", "seed", "message"),
     [
         ("Breakot", 0, "Did you mean 'Breakout'"),
-        ("Continuous-v0", 0, "takes Discrete actions"),
+        ("Endless-v0", 0, "without finite bounds: give it some with gymnasium.wrappers.RescaleAction"),
         ("FromOne-v0", 0, "takes Discrete actions from 0"),
         (TOY, -1, "seed is -1"),
     ],

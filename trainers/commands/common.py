@@ -1,14 +1,43 @@
-"""What several verbs need: opening a dream by its name, and refusing flags out of range."""
+"""What several verbs need: a run's settings and name, opening a dream by its name, and refusing flags out of range."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
+import tyro
 
 from jedi_env.checkpoint import Checkpoint, find_checkpoint, locate
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
+from trainers.config import TrainConfig
+from trainers.presets import PRESETS, for_any_game
+
+
+def resolve_config(preset: str, flags: list[str], program: str, *, any_game: bool = False) -> TrainConfig:
+    """Return the preset's settings with those that ``flags`` give, each a field such as ``--fit-agent.batch 64``.
+
+    Args:
+        preset: its name.
+        flags: of the command line, all that the verb itself does not know.
+        program: what to call the command in messages.
+        any_game: take the preset as :func:`trainers.presets.for_any_game` changes it.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"Unknown preset {preset!r}.{nearest(preset, PRESETS)} Write one of: {', '.join(PRESETS)}.")
+    return tyro.cli(
+        TrainConfig,
+        prog=program,
+        args=flags,
+        default=for_any_game(PRESETS[preset]) if any_game else PRESETS[preset],
+        config=(tyro.conf.AvoidSubcommands,),  # which encoder it is, the preset says; so its fields are flags too
+    )
+
+
+def run_name(game: str, preset: str, seed: int) -> str:
+    """Return the name of a run's directory."""
+    return re.sub("[/:]", "-", f"{game}-{preset}-{seed}".lower())  # of an id such as module:space/id
 
 
 def open_dream(dream: str, device: torch.device | str = "cpu") -> Checkpoint:

@@ -20,7 +20,8 @@ class Dream:
     Attributes:
         dream: a game with a dream on this machine (see ``jedi-env list``), a checkpoint folder, a run directory, or
             hub://owner/repo.
-        algo: PPO, A2C, DQN; with sb3-contrib also RecurrentPPO, QRDQN, TRPO, ARS.
+        algo: PPO, A2C; DQN for discrete actions; SAC, TD3 for a Box of them; with sb3-contrib also RecurrentPPO, TRPO,
+            ARS; QRDQN for discrete actions; TQC for a Box.
         steps: dream steps to learn from.
         lanes: dreams side by side.
         horizon: dream steps an episode; default: the checkpoint's recommendation.

@@ -29,6 +29,7 @@ class Info:
         facts = {
             "game": checkpoint.game,
             "num_actions": model.num_actions,
+            "actions": str(model.actions.space),
             "frame_shape": model.frame_shape,
             "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
             "contexts": len(checkpoint.contexts),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from jedi_env.checkpoint import locate
+from jedi_env.checkpoint import dreams, locate
 from jedi_env.games import GAMES
 
 
 @dataclass(frozen=True)
 class List:
-    """List the 26 games, and which of them have a dream on this machine.
+    """List the 26 games, and which of them have a dream on this machine, and what else has one.
 
     Attributes:
         json: print JSON.
@@ -21,7 +21,7 @@ class List:
 
     def run(self, rest: list[str]) -> None:
         """Print one line a game."""
-        found = {game: _dream_of(game) for game in GAMES}
+        found = {game: _dream_of(game) for game in dict.fromkeys((*GAMES, *dreams()))}
         if self.json:
             print(json.dumps(found))
             return

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 class Play:
     """Play inside a dream yourself, in a window; or watch an agent, or write a video.
 
-    Keys: w a s d or the arrows, and space; digits where a game has no joystick. r begins anew, escape ends. The title
+    Keys: w a s d or the arrows, and space; digits where a game has no joystick; where actions are vectors, a d and s w
+    are the bounds of their first two numbers, and digits those of the others. r begins anew, escape ends. The title
     of the window tells the return, and how likely the dream thought reward and end of the last step.
 
     Attributes:
@@ -129,12 +130,12 @@ class Play:
             world = dreaming if reality is None else SideBySide(reality, dreaming)
         assert world is not None  # without a checkpoint it is the real game
         if player is None and self.record is not None:
-            player = Chance(world.num_actions, self.seed)
+            player = Chance(world.actions, self.seed)
         if player is None:
-            player = Person(world.keys)
+            player = Person(world.keys, world.actions.blank)
             logger.info("Keys: %s; r begins anew, escape ends.", _told(world.keys))
         return world, player
 
 
-def _told(keys: Mapping[tuple[str, ...], int]) -> str:
+def _told(keys: Mapping[tuple[str, ...], object]) -> str:
     return ", ".join(f"{'+'.join('space' if key == ' ' else key for key in pressed)}" for pressed in keys)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
 from tyro.conf import Positional
 
 from jedi_env.config_json import to_json
 from jedi_env.device import resolve_device
-from jedi_env.errors import UsageError, nearest
+from jedi_env.errors import UsageError
+from trainers.commands.common import resolve_config, run_name
 from trainers.config import TrainConfig
-from trainers.presets import PRESETS
 
 if TYPE_CHECKING:
     from trainers.estimate import Estimate
@@ -28,11 +26,15 @@ _HOURS_A_DAY, _DAYS_A_MONTH = 24, 30.4
 class Train:
     """Train world model and agent on the real game; the same command resumes.
 
-    Every field of the preset is a flag too, to be written after the game, for example ``--fit-agent.batch 64`` or
-    ``--world-model.switching 0``; ``--dry-run`` prints them all.
+    The game is one of the 26, or with --env an environment of your own (docs/your_game.md). Every field of the preset
+    is a flag too, to be written after the game, for example ``--fit-agent.batch 64`` or ``--world-model.switching 0``;
+    ``--dry-run`` prints them all.
 
     Attributes:
-        game: one of the 26 games (see ``jedi-env list``) or the id of a Gymnasium environment with image observations.
+        game: one of the 26 games (see ``jedi-env list``), whose rewards are learned by their sign.
+        env: instead of a game, the id of a Gymnasium environment with image observations and Discrete or Box actions,
+            such as CarRacing-v3, or my_module:MyGame-v0, which imports my_module first. Its rewards are learned
+            whatever their size.
         preset: paper (JEDI at its published size), stochastic (JEDI with a random frame skip), diamond (the pixel
             baseline), tiny (learns on two CPU cores), demo.
         seed: of everything random in the run.
@@ -43,7 +45,8 @@ class Train:
         json: with --dry-run, print JSON.
     """
 
-    game: Positional[str]
+    game: Positional[tuple[str, ...]] = ()
+    env: str | None = None
     preset: str = "tiny"
     seed: int = 0
     run_dir: Path | None = None
@@ -54,38 +57,44 @@ class Train:
 
     def run(self, rest: list[str]) -> None:
         """Train."""
-        if self.preset not in PRESETS:
-            known = ", ".join(PRESETS)
-            raise UsageError(f"Unknown preset {self.preset!r}.{nearest(self.preset, PRESETS)} Write one of: {known}.")
-        config = tyro.cli(
-            TrainConfig,
-            prog="jedi-env train GAME",
-            args=rest,
-            default=PRESETS[self.preset],
-            config=(tyro.conf.AvoidSubcommands,),  # which encoder it is, the preset says; so its fields are flags too
-        )
-        name = re.sub("[/:]", "-", f"{self.game}-{self.preset}-{self.seed}".lower())  # of an id such as module:space/id
-        run_dir = self.run_dir or Path("runs") / name
+        game = self._game()
+        config = resolve_config(self.preset, rest, "jedi-env train GAME", any_game=self.env is not None)
+        run_dir = self.run_dir or Path("runs") / run_name(game, self.preset, self.seed)
         if self.dry_run:
-            self._tell(config, run_dir)
+            self._tell(game, config, run_dir)
             return
+        from trainers.distributed import first, joined
         from trainers.train import train
 
-        checkpoint = train(config, self.game, self.seed, run_dir, resolve_device(self.device))
+        with joined(self.device) as device:
+            checkpoint = train(config, game, self.seed, run_dir, device)
+            if not first():
+                return
         print(f"Checkpoint: {checkpoint}")
         scores = run_dir / "scores.json"
         if scores.exists():
             print(f"Scores:     {scores}")
 
-    def _tell(self, config: TrainConfig, run_dir: Path) -> None:
+    def _game(self) -> str:
+        """Return what is to be played, having seen that it is one thing."""
+        named = [*self.game, *([] if self.env is None else [self.env])]
+        if len(named) == 1:
+            return named[0]
+        told = f"These are {len(named)} games: {', '.join(named)}." if named else "Which game?"
+        raise UsageError(
+            f"{told} Write one of the 26 games (`jedi-env train Breakout`; `jedi-env list` shows them), or the id of "
+            "an environment of your own (`jedi-env train --env CarRacing-v3`)."
+        )
+
+    def _tell(self, game: str, config: TrainConfig, run_dir: Path) -> None:
         """Print what a run would be."""
         from trainers.sources import settings_of, shown
 
         settings = settings_of(config)
-        measured = self._measure(config) if self.estimate else None
+        measured = self._measure(game, config) if self.estimate else None
         if self.json:
             told = {
-                "game": self.game,
+                "game": game,
                 "preset": self.preset,
                 "run_dir": str(run_dir),
                 "config": to_json(config),
@@ -94,17 +103,17 @@ class Train:
             }
             print(json.dumps(told, indent=1))
             return
-        print(f"{self.game}, preset {self.preset}, in {run_dir}\n")
+        print(f"{game}, preset {self.preset}, in {run_dir}\n")
         for setting in settings:
             print(f"{setting.path:50s} {shown(setting.value):24s} {setting.origin}")
         if measured is not None:
             print(_in_words(measured))
 
-    def _measure(self, config: TrainConfig) -> Estimate:
+    def _measure(self, game: str, config: TrainConfig) -> Estimate:
         from trainers.estimate import estimate
 
         device = resolve_device(self.device)
-        return estimate(config, self.game, device, lambda what: print(f"Measuring: {what} ...", file=sys.stderr))
+        return estimate(config, game, device, lambda what: print(f"Measuring: {what} ...", file=sys.stderr))
 
 
 def _in_words(measured: Estimate) -> str:

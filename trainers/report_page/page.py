@@ -322,7 +322,7 @@ def _watch(game: str, gathered: Gathered, series: Mapping[str, int]) -> dict[str
                     lines.append(svg.Line(series[curve.method], drawn, title, style))
         told = f"{game}: reward a step, real and dreamed, by {label}"
         charts.append({"axis": axis, "svg": svg.chart(lines, x_label=label, label=told, from_zero=True)})
-    return {"game": game, "charts": charts, "no_replay": sorted({r.seed for r in runs if not r.real_reward})}
+    return {"game": game, "charts": charts, "not_logged": sorted({r.seed for r in runs if not r.real_reward})}
 
 
 # Tables

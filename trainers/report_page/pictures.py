@@ -17,12 +17,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from jedi_env.actions import Actions
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import CheckpointError
 from jedi_env.models.encoder import PIXELS_SHAPE
 from jedi_env.types import Segment
 from trainers.pictures import GAP, SCALE, imagine
-from trainers.replay import _STEP
+from trainers.replay import step_dtype, usual_reward
 from trainers.report import Run
 
 ROWS = ("real", "latent, decoded", "dreamed")  # of a lane, as trainers.pictures draws it
@@ -94,7 +95,7 @@ def _draw(folder: Path) -> Strip | None:
     model = checkpoint.world_model
     if model.decoder is None:
         return None
-    segment = _segment(folder / "replay", model.context_length - 1 + DRAWN_STEPS)
+    segment = _segment(folder / "replay", model.actions, model.context_length - 1 + DRAWN_STEPS)
     if segment is None:
         return None
     rows = torch.stack(imagine(model, segment), dim=1).cpu().numpy()  # (B, 3, n, 64, 64, 3)
@@ -103,16 +104,16 @@ def _draw(folder: Path) -> Strip | None:
     return Strip(tuple(_png(lane) for lane in lanes), framed.shape[2], SEEN)
 
 
-def _segment(replay: Path, length: int) -> Segment | None:
+def _segment(replay: Path, actions: Actions, length: int) -> Segment | None:
     """Return a few windows of one episode each, around rewards if there are any, or None if no episode is as long."""
-    steps = np.fromfile(replay / "steps.bin", _STEP)
+    steps = np.fromfile(replay / "steps.bin", step_dtype(actions))
     pixels = np.memmap(replay / "pixels.bin", np.uint8, "r").reshape(-1, *PIXELS_SHAPE)
     last = np.append(np.flatnonzero(steps["last"]), len(steps))
     ends = last[np.searchsorted(last, np.arange(len(steps)))]  # the row that closes each row's episode
     starts = np.flatnonzero(np.arange(len(steps)) + length < np.minimum(ends, min(len(steps), len(pixels)) - 1))
     if starts.size == 0:
         return None
-    paid = np.concatenate(([0], np.cumsum(steps["reward"] != 0)))
+    paid = np.concatenate(([0], np.cumsum(steps["reward"] != usual_reward(steps))))
     rewarded = starts[paid[starts + length] > paid[starts + length // 2]]
     chosen = rewarded if rewarded.size else starts
     begin = chosen[np.linspace(0, len(chosen) - 1, DRAWN_LANES).astype(int)]
@@ -120,7 +121,7 @@ def _segment(replay: Path, length: int) -> Segment | None:
     taken = steps[rows[:, :-1]]
     return Segment(
         pixels=torch.from_numpy(pixels[rows]),
-        actions=torch.from_numpy(taken["action"].astype(np.int64)),
+        actions=torch.from_numpy(taken["action"].copy()).to(actions.dtype),
         rewards=torch.from_numpy(taken["reward"].copy()),
         terminated=torch.from_numpy(taken["terminated"].copy()),
         mask=torch.ones(taken.shape, dtype=torch.bool),
