@@ -6,8 +6,8 @@ itself is :class:`jedi_env.dream.Dream`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from jedi_env.envs.face import (
 )
 from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.window import Window, tile
-from jedi_env.errors import UsageError, nearest
+from jedi_env.errors import RunError, UsageError, nearest
 from jedi_env.types import DreamState
 
 OPTIONS = ("reset_mask", "contexts", "frames", "actions", "state")
@@ -115,7 +115,6 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         }
         self.single_observation_space = self.face.observation_space
         self.single_action_space = self.face.action_space
-        self._enough_memory = partial(enough_memory, f"num_envs, which is {num_envs}")
         with self._enough_memory():
             self.observation_space = batch_space(self.single_observation_space, num_envs)
             self.action_space = batch_space(self.single_action_space, num_envs)
@@ -158,11 +157,12 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             super().reset(seed=seeds[0])  # np_random
         with self._enough_memory():
             dream.reset(seeds, mask=mask, contexts=contexts, context=context)
-        if state is not None:
-            dream.state = state if mask is None else state.where(mask, dream.state)
+            if state is not None:
+                dream.state = state if mask is None else state.where(mask, dream.state)
+            observation = self._give(self.face.observe())
         if self.render_mode == "human":
             self.render()
-        return self._give(self.face.observe()), {}
+        return observation, {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Dream one step in every lane.
@@ -190,19 +190,20 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             )
         with self._enough_memory():
             transition = dream.step(checked, restart)
-        info = self._info(self.face.predictions(transition), restart)
-        observation = self.face.observe()
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            observation, info = self._same_step(observation, transition.done, info)
+            info = self._info(self.face.predictions(transition), restart)
+            observation = self.face.observe()
+            if self.autoreset_mode is AutoresetMode.SAME_STEP:
+                observation, info = self._same_step(observation, transition.done, info)
+            told = (
+                self._give(observation),
+                self._give(transition.prediction.reward),
+                self._give(transition.prediction.terminated),
+                self._give(transition.truncated),
+                info,
+            )
         if self.render_mode == "human":
             self.render()
-        return (
-            self._give(observation),
-            self._give(transition.prediction.reward),
-            self._give(transition.prediction.terminated),
-            self._give(transition.truncated),
-            info,
-        )
+        return told
 
     def clone_state(self) -> DreamState:
         """Return all that the dreams are: tensors of their own, to be restored, pickled, sliced or repeated."""
@@ -246,6 +247,20 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def get_action_meanings(self) -> list[str]:
         """Return the names of the actions."""
         return self.face.action_meanings()
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        """Say which number to lower where there is not enough memory, and leave the dreams as they were."""
+        dream, before = self.face.dream, self.face.dream.state if self.face.begun else None
+        try:
+            with enough_memory(f"num_envs, which is {self.num_envs}"):
+                yield
+        except RunError:
+            if before is not None:
+                dream.state = before
+            elif self.face.begun:
+                del dream.state
+            raise
 
     def _same_step(self, final: Tensor, done: Tensor, info: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Begin the ended lanes anew; return the observations and ``info`` with what the ended ones were."""

@@ -32,10 +32,10 @@ def page(record: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     against = f" DIAMOND's public code ran beside them, from `{config['against']}`." if config["against"] else ""
     parts = [
         _HEAD,
-        f"**{record['machine']}**, {record['device']}, {record['dtype']}{compiled}, {record['threads']} threads, torch "
-        f"{record['versions'].get('torch', '?')}, commit `{_commit(record)}`. Load before and "
-        f"after: {record['load_before']:.1f}, {record['load_after']:.1f} (without other work it is at most the number "
-        f"of threads). The run took {record['seconds'] / 60:.0f} minutes{' (quick)' * config['quick']}.\n\n"
+        f"**{record['machine']}**, {record['device']}, {record['dtype']}{compiled}, torch "
+        f"{record['versions'].get('torch', '?')}, commit `{_commit(record)}`, by `{record['command']}`. Load before and "
+        f"after: {record['load_before']:.1f}, {record['load_after']:.1f} (without other work at most the number of "
+        f"threads, {record['threads']}). The run took {record['seconds'] / 60:.0f} minutes.\n\n"
         f"*{names[OURS]}* is the model of the preset `{config['model']}`, *{names[BASELINE]}* that of "
         f"`{config['baseline']}`, both in this package, with random weights.{against} Every piece runs in a process of "
         "its own; what is compared runs in alternating repetitions. Numbers are medians, with quartiles behind them. "
@@ -108,7 +108,7 @@ def save_pictures(record: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def _finish(axes: Axes, across: str, up: str) -> None:
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2 if across != "frames in the replay" else 10)
     axes.set_yscale("log")
     axes.set_xlabel(across)
     axes.set_ylabel(up)
