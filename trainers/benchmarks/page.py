@@ -33,8 +33,8 @@ def page(record: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     parts = [
         _HEAD,
         f"**{record['machine']}**, {record['device']}, {record['dtype']}{compiled}, torch "
-        f"{record['versions'].get('torch', '?')}, commit `{_commit(record)}`, by `{record['command']}`. Load before and "
-        f"after: {record['load_before']:.1f}, {record['load_after']:.1f} (without other work at most the number of "
+        f"{record['versions'].get('torch', '?')}, commit `{_commit(record)}`, by `{record['command']}`. Load before "
+        f"and after: {record['load_before']:.1f}, {record['load_after']:.1f} (without other work at most the number of "
         f"threads, {record['threads']}). The run took {record['seconds'] / 60:.0f} minutes.\n\n"
         f"*{names[OURS]}* is the model of the preset `{config['model']}`, *{names[BASELINE]}* that of "
         f"`{config['baseline']}`, both in this package, with random weights.{against} Every piece runs in a process of "
