@@ -68,7 +68,7 @@ def real(row):
 def test_a_tiny_dream_beside_itself(here, capsys):
     assert run(f"{TINY} --lanes 2 --parts dream --page speed.md --json") == 0
     record = json.loads(capsys.readouterr().out)
-    assert record == json.loads((here / "bench" / "bench.json").read_text())
+    assert record == json.loads((here / "runs" / "bench" / "bench.json").read_text())
     assert [(row["who"], row["lanes"]) for row in record["dream"]] == [("model", 2), ("baseline", 2)]
     for row in record["dream"]:
         real(row)
@@ -101,7 +101,7 @@ def test_everything_else(here, capsys):
     assert sum(shares) == pytest.approx(1, abs=0.1)  # medians, each over the repetitions
     assert ppo["steps_per_second"] > 0
     assert 0 < record["first_step"]["seconds"] < record["first_step"]["process"]
-    assert (here / "bench" / "speed-growth.png").exists()
+    assert (here / "runs" / "bench" / "speed-growth.png").exists()
     assert [bar["name"] for bar in record["bars"]] == [
         "updates/s, equal counts of the three, over the baseline's",
         "peak memory over the baseline's: learning, the largest update",

@@ -37,7 +37,7 @@ class Bench:
         json: print the JSON.
     """
 
-    out: Path = Path("bench")
+    out: Path = Path("runs/bench")
     page: Path | None = None
     quick: bool = False
     lanes: tuple[int, ...] | None = None
