@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from jedi_env.config_json import to_json
+from jedi_env.errors import UsageError
 from jedi_env.games import GAMES
 from jedi_env.models.world_model import WorldModel
 from tests.tiny_dream import tiny_checkpoint
 from tests.trainers.fakes import TOY
 from trainers.cli import main
+from trainers.commands.common import open_dream
 from trainers.presets import PRESETS
 
 # Flags that make the tiny preset microscopic.
@@ -295,3 +297,13 @@ def test_once_through_everything_on_the_real_breakout(jedi, here):
     assert code == 0
     assert "PPO: 64 dream steps" in out
     assert "over 1 real games" in out
+
+
+def test_somebody_elses_checkpoint_names_no_module_to_import(tmp_path, monkeypatch):
+    tiny_checkpoint(game="their_game:Game-v0").save(tmp_path / "theirs")
+    tiny_checkpoint(game="JEDICatch-v0").save(tmp_path / "catch")
+    monkeypatch.setattr("jedi_env.hub.download", lambda address, files: tmp_path / address.rsplit("/", 1)[1])
+    assert open_dream("hub://owner/catch").game == "JEDICatch-v0"
+    with pytest.raises(UsageError, match=r"would import the module .their_game.\. If you trust that, download"):
+        open_dream("hub://owner/theirs")
+    assert open_dream(str(tmp_path / "theirs")).game == "their_game:Game-v0"

@@ -41,10 +41,22 @@ def run_name(game: str, preset: str, seed: int) -> str:
 
 
 def open_dream(dream: str, device: torch.device | str = "cpu") -> Checkpoint:
-    """Return the dream that the command line names: a game, a checkpoint, a run directory or hub://owner/repo."""
+    """Return the dream that the command line names: a game, a checkpoint, a run directory or hub://owner/repo.
+
+    Raises:
+        UsageError: there is none; or it is somebody else's, and to play its real game would import a module that it
+            names.
+    """
     folder = Path(dream)
     if dream.startswith("hub://"):
-        return find_checkpoint(None, dream, device)
+        found = find_checkpoint(None, dream, device)
+        module, colon, _ = (found.game or "").partition(":")
+        if colon:
+            raise UsageError(
+                f"The game of {dream} is {found.game!r}, and playing it would import the module {module!r}. If you "
+                "trust that, download the folder and name it instead."
+            )
+        return found
     if (folder / "checkpoint").is_dir():
         return find_checkpoint(None, folder / "checkpoint", device)
     if (folder / "state").is_dir():
