@@ -144,6 +144,10 @@ class TrainState:
         content = json.dumps({"sha256": _digest(written), "facts": written}).encode()
         folder = self.run_dir.resolve() / "state" / f"epoch-{self.epoch:06d}"
         replace_folder(folder, {TENSORS: tensors, FACTS: content}, ours=(TENSORS, FACTS))
+        self.prune()
+
+    def prune(self) -> None:
+        """Delete all but the newest states; a process that was killed while it saved may not have come to it."""
         for old in saved_states(self.run_dir)[:-STATES_KEPT]:
             shutil.rmtree(old)
 

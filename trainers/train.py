@@ -92,6 +92,7 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
             if log:
                 state.save(log.sync(), collector.progress)
         if log:
+            state.prune()
             publish(config, state, env, device).save(checkpoint)
         distributed.numbers_of_first(state.epoch)  # the others leave when it is there
     return checkpoint

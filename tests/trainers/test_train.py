@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from dataclasses import replace
 
 import gymnasium as gym
@@ -329,6 +330,16 @@ def test_without_a_decoder_probe(tmp_path):
     checkpoint = run(tmp_path / "run", replace(config, collect=collecting(total_steps=50).collect))
     assert not (checkpoint / "decoder.safetensors").exists()
     assert Checkpoint.load(checkpoint).world_model.decoder is None
+
+
+def test_killed_between_its_last_state_and_the_deletion_of_the_old_ones_it_deletes_them_yet(whole, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(whole, copied)
+    shutil.rmtree(copied / "checkpoint")
+    oldest, newest = sorted((copied / "state").iterdir())
+    shutil.copytree(oldest, oldest.with_name("epoch-000002"))
+    run(copied)
+    assert sorted((copied / "state").iterdir()) == [oldest, newest]
 
 
 def test_a_checkpoint_that_was_lost_is_published_again(tmp_path):
