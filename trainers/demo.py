@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from jedi_env.checkpoint import Checkpoint, find_checkpoint
 from jedi_env.device import resolve_device
+from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
 from jedi_env.types import Segment
@@ -37,7 +38,7 @@ from trainers.policy import RandomPolicy
 from trainers.presets import DEMO
 from trainers.provenance import provenance
 from trainers.replay import Replay, Sampling
-from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
+from trainers.sb3 import learn, make_algorithm, score_on_reality
 from trainers.train import train
 from trainers.video import Panel, Video
 
@@ -73,8 +74,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "horizon", "episodes"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: write a whole number of at least 1.")
+            check_positive(name, getattr(self, name))
 
 
 def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
@@ -94,8 +94,7 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     model = make_algorithm("PPO", checkpoint, LANES, config.seed, config.horizon)
     speed = dream_speed(model.get_env())
     began = time.perf_counter()
-    curve = Curve()
-    model.learn(config.steps, callback=[curve, ProgressBar(config.steps, "PPO in the dream")])
+    curve = learn(model, config.steps, "PPO in the dream")
     model.save(config.out / "ppo.zip")
     seconds["ppo_in_the_dream"] = time.perf_counter() - began
     save_curves({"PPO": curve.points}, config.out / "curve.png", "dream steps", "return of a dream episode")
@@ -115,7 +114,7 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
         "imagined_steps": model.num_timesteps,
         "dream_steps_per_second": round(speed, 1),
         "ppo_steps_per_second": round(model.num_timesteps / seconds["ppo_in_the_dream"], 1),
-        "dream_return": curve.points[-1][1] if curve.points else None,
+        "dream_return": curve.final,
         "random": random.to_json(),
         "agent": agent.to_json(),
         "seconds": {phase: round(value, 1) for phase, value in seconds.items()},

@@ -24,6 +24,7 @@ from tyro.conf import Positional
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.config_json import JSON
 from jedi_env.dream import Dream
+from jedi_env.envs.pixels import check_positive
 from jedi_env.errors import UsageError
 from jedi_env.models.denoiser import Denoiser
 from jedi_env.models.sampler import as_levels
@@ -60,8 +61,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch", "horizon"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: write a whole number of at least 1.")
+            check_positive(name, getattr(self, name))
         if self.teacher_steps < 2:
             raise UsageError(f"teacher_steps is {self.teacher_steps}: there is nothing to distil below 2.")
 

@@ -20,16 +20,17 @@ from torch import Tensor
 
 from jedi_env.actions import actions_of
 from jedi_env.checkpoint import Checkpoint, annotate
-from jedi_env.config_json import from_json, to_json
+from jedi_env.config_json import to_json
 from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
-from jedi_env.errors import CheckpointError, RunError, UsageError
+from jedi_env.errors import RunError, UsageError
 from jedi_env.games import GAMES
 from jedi_env.metrics.dreams import Measurement, Probe, SideBySide, fit_probe, measure, side_by_side
 from jedi_env.models.reward_heads import SIGNS
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context, Segment
-from trainers.agent import ActorCritic, ActorCriticConfig
+from trainers.agent import ActorCritic
+from trainers.evaluate import agent_of
 from trainers.held_out import Ints, Play, Rules, event_starts, play_games
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy, RandomPolicy
@@ -160,7 +161,7 @@ def fidelity(checkpoint: Checkpoint, config: FidelityConfig) -> tuple[FidelityRe
         UsageError: the checkpoint names no real game, or one with other actions; an agent is asked for and not there.
         RunError: the play was too short for what was asked.
     """
-    game, model, agent = _check(checkpoint), checkpoint.world_model, load_agent(checkpoint)
+    game, model, agent = _check(checkpoint), checkpoint.world_model, agent_of(checkpoint) if checkpoint.agent else None
     if config.on_policy and agent is None:
         raise UsageError("This checkpoint carries no agent to play with: leave out --on-policy.")
     actor = agent if config.on_policy else None
@@ -265,24 +266,6 @@ def store(report: FidelityReport, measured: Checkpoint, folder: Path, *, set_hor
     horizon = report.recommended_horizon if set_horizon or there.horizon is None else there.horizon
     annotate(folder, metrics={ENTRY: to_json(report)}, horizon=horizon)
     return horizon
-
-
-def load_agent(checkpoint: Checkpoint) -> ActorCritic | None:
-    """Return the native agent that ``checkpoint`` carries, in evaluation mode on the checkpoint's device, or None.
-
-    Raises:
-        CheckpointError: it is damaged, or none of ours.
-    """
-    if checkpoint.agent is None:
-        return None
-    model = checkpoint.world_model
-    config = from_json(ActorCriticConfig, checkpoint.agent.config, "agent")
-    try:
-        agent = ActorCritic(model.frame_shape, model.actions, config)
-        agent.load_state_dict(checkpoint.agent.tensors)
-    except (RuntimeError, ValueError, IndexError) as error:  # what torch says of sizes that do not fit
-        raise CheckpointError(f"The agent's weights do not fit its configuration: {error}") from error
-    return agent.to(checkpoint.contexts.frames.device).eval()
 
 
 # What needs an agent

@@ -20,7 +20,7 @@ import tyro
 
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
-from jedi_env.errors import UsageError
+from jedi_env.envs.pixels import check_positive
 from jedi_env.folder import replace_file
 from trainers.cli import exit_codes
 from trainers.config import TrainConfig
@@ -29,7 +29,7 @@ from trainers.log import progress
 from trainers.optim import OptimConfig
 from trainers.presets import TINY
 from trainers.provenance import provenance
-from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
+from trainers.sb3 import learn, make_algorithm, score_on_reality
 from trainers.train import train
 
 GAME = "JEDICatch-v0"
@@ -70,8 +70,7 @@ class QualityConfig:
 
     def __post_init__(self) -> None:
         for name in ("seeds", "steps", "horizon"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: write a whole number of at least 1.")
+            check_positive(name, getattr(self, name))
 
 
 def measure(config: QualityConfig, training: TrainConfig, seed: int) -> dict[str, Any]:
@@ -84,8 +83,7 @@ def measure(config: QualityConfig, training: TrainConfig, seed: int) -> dict[str
 
     began = time.perf_counter()
     model = make_algorithm("PPO", checkpoint, LANES, seed, config.horizon)
-    curve = Curve()
-    model.learn(config.steps, callback=[curve, ProgressBar(config.steps, f"seed {seed}: PPO in the dream")])
+    curve = learn(model, config.steps, f"seed {seed}: PPO in the dream")
     with progress(None, EPISODES, f"seed {seed}: real games") as bar:
         ppo = score_on_reality(model, GAME, checkpoint, EPISODES, bar.update)
     return {
@@ -94,7 +92,7 @@ def measure(config: QualityConfig, training: TrainConfig, seed: int) -> dict[str
         "native_curve": [[score["real_steps"], score["imagined_steps"], score["mean"]] for score in native],
         "native_seconds": round(native_seconds, 1),
         "ppo": ppo.to_json(),
-        "ppo_dream_return": curve.points[-1][1] if curve.points else None,
+        "ppo_dream_return": curve.final,
         "ppo_seconds": round(time.perf_counter() - began, 1),
     }
 

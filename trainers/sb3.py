@@ -123,6 +123,11 @@ class Curve(BaseCallback):
         super().__init__()
         self.points: list[tuple[int, float]] = []
 
+    @property
+    def final(self) -> float | None:
+        """The last mean return; None if no dream episode ended."""
+        return self.points[-1][1] if self.points else None
+
     def _on_step(self) -> bool:
         return True
 
@@ -150,6 +155,13 @@ class ProgressBar(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._bar.close()
+
+
+def learn(model: BaseAlgorithm, steps: int, title: str) -> Curve:
+    """Let ``model`` learn from ``steps`` dream steps, under a progress bar; return how its return rose."""
+    curve = Curve()
+    model.learn(steps, callback=[curve, ProgressBar(steps, title)])
+    return curve
 
 
 def score_on_reality(

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tyro.conf import Positional
 
 from jedi_env.checkpoint import Checkpoint, annotate
+from jedi_env.envs.pixels import check_positive
 from jedi_env.errors import UsageError
 from jedi_env.folder import replace_file
 from jedi_env.games import GAMES
@@ -32,7 +33,7 @@ from trainers.fidelity_plot import save_sample
 from trainers.log import progress
 from trainers.policy import RandomPolicy
 from trainers.provenance import provenance
-from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
+from trainers.sb3 import learn, make_algorithm, score_on_reality
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,7 @@ class ShipConfig:
 
     def __post_init__(self) -> None:
         for name in ("contexts", "seeds", "steps", "horizon", "episodes"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: write a whole number of at least 1.")
+            check_positive(name, getattr(self, name))
 
 
 def ship(run: Path, out: Path, config: ShipConfig) -> Checkpoint:
@@ -99,11 +99,10 @@ def play_real_games(checkpoint: Checkpoint, config: ShipConfig) -> dict[str, Any
     runs = []
     for seed in range(config.seeds):
         model = make_algorithm("PPO", checkpoint, LANES, seed, config.horizon)
-        curve = Curve()
-        model.learn(config.steps, callback=[curve, ProgressBar(config.steps, f"PPO in the dream, seed {seed}")])
+        curve = learn(model, config.steps, f"PPO in the dream, seed {seed}")
         with progress(None, config.episodes, f"real games: PPO, seed {seed}") as bar:
             score = score_on_reality(model, game, checkpoint, config.episodes, bar.update)
-        told = {"seed": seed, "dream_steps": model.num_timesteps, "dream_return": curve.points[-1][1]}
+        told = {"seed": seed, "dream_steps": model.num_timesteps, "dream_return": curve.final}
         runs.append({**told, **score.to_json(), "above_random": above(score, random)})
     return {
         "random": random.to_json(),

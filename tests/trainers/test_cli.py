@@ -1,7 +1,6 @@
 """The command line: what it refuses and with which code, what it prints, and once through everything on a real game."""
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from jedi_env.games import GAMES
 from jedi_env.models.world_model import WorldModel
 from tests.tiny_dream import tiny_checkpoint
 from tests.trainers.fakes import TOY
-from trainers.cli import main
 from trainers.commands.common import open_dream
 from trainers.presets import PRESETS
 
@@ -34,23 +32,6 @@ def here(tmp_path, monkeypatch):
     """A folder of one's own: relative paths begin here."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def jedi(capsys):
-    """Run a command line; return its exit code and what it printed."""
-
-    def run(line):
-        capsys.readouterr()
-        code = 0
-        try:
-            main(shlex.split(line))
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def anything_in(folder):

@@ -1,7 +1,6 @@
 """``jedi-env fidelity`` end to end: what is measured, that it repeats, and what it changes in a checkpoint."""
 
 import json
-import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +16,12 @@ from jedi_env.types import Context
 from tests.tiny_dream import tiny_checkpoint
 from tests.trainers.fakes import ACTIONS, MICRO, MICRO_MODEL, TOY, random_weights
 from trainers.agent import ActorCritic
-from trainers.cli import main
+from trainers.evaluate import agent_of
 from trainers.fidelity import (
     FidelityConfig,
     FidelityReport,
     fidelity,
     horizons,
-    load_agent,
     store,
     value_drift,
     watch,
@@ -124,7 +122,7 @@ def test_what_cannot_be_measured_is_refused():
 
 
 def test_values_of_equal_frames_do_not_drift_and_others_do():
-    agent = load_agent(toy_checkpoint())
+    agent = agent_of(toy_checkpoint())
     generator = torch.Generator().manual_seed(0)
     real = torch.randn(5, 6, *agent_frame(), generator=generator)
     dreamed = real.clone()
@@ -237,21 +235,9 @@ def test_a_checkpoint_that_was_replaced_meanwhile_keeps_its_own_word(tmp_path, t
 # The command
 
 
-@pytest.fixture
-def jedi(capsys, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def run(line):
-        capsys.readouterr()
-        code = 0
-        try:
-            main(shlex.split(line))
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 FEW = "--horizon 4 --segments 8 --steps 90 --probe-steps 250"

@@ -1,7 +1,6 @@
 """jedi-env play: the loop, the three worlds against what they are made of, the window, and the command itself."""
 
 import json
-import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +18,6 @@ from tests.trainers.fakes import TOY, random_weights
 from tests.trainers.test_cli import MICRO
 from tests.trainers.test_video import read
 from trainers.agent import ActorCritic, ActorCriticConfig
-from trainers.cli import main
 from trainers.play import Dreaming, Played, Reality, SideBySide, WindowScreen, play
 from trainers.players import Person, Wish
 from trainers.video import GAP, Panel
@@ -334,20 +332,6 @@ class TestCommand:
     def _here(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("JEDI_ENV_HOME", str(tmp_path / "home"))
-
-    @pytest.fixture
-    def jedi(self, capsys):
-        def run(line):
-            capsys.readouterr()
-            code = 0
-            try:
-                main(shlex.split(line))
-            except SystemExit as exit_:
-                code = exit_.code or 0
-            printed = capsys.readouterr()
-            return code, printed.out, printed.err
-
-        return run
 
     @pytest.fixture
     def dream(self, tmp_path):

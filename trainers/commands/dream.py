@@ -44,7 +44,7 @@ class Dream:
     def run(self, rest: list[str]) -> None:
         """Train in the dream, score on reality."""
         from trainers.log import progress
-        from trainers.sb3 import Curve, ProgressBar, make_algorithm, score_on_reality
+        from trainers.sb3 import learn, make_algorithm, score_on_reality
 
         check_least(("--steps", self.steps, 1), ("--lanes", self.lanes, 1), ("--episodes", self.episodes, 0))
         check_least(("--seed", self.seed, 0))
@@ -54,11 +54,9 @@ class Dream:
         if self.save is not None and not self.save.parent.is_dir():  # before the work, not after it
             raise UsageError(f"--save is {self.save}, but there is no folder {self.save.parent}: make it first.")
         model = make_algorithm(self.algo, checkpoint, self.lanes, self.seed, self.horizon)
-        curve = Curve()
-        model.learn(self.steps, callback=[curve, ProgressBar(self.steps, f"{self.algo} in the dream")])
+        dreamed = learn(model, self.steps, f"{self.algo} in the dream").final
         if self.save is not None:
             model.save(self.save)
-        dreamed = curve.points[-1][1] if curve.points else None
         result: dict[str, Any] = {"algo": self.algo, "imagined_steps": model.num_timesteps, "dream_return": dreamed}
         told = f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {dreamed}"
         if self.episodes and checkpoint.game is not None:
