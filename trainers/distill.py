@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
@@ -90,12 +91,12 @@ def fit(
 ) -> Iterator[dict[str, Tensor]]:
     """Update the student's denoiser ``config.updates`` times, yielding the loss of each."""
     device = checkpoint.contexts.frames.device
-    generator = torch.Generator(device).manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
     optim = Optim({"denoiser": (student.denoiser, OptimConfig(config.lr, weight_decay=0.0, decay=config.updates))})
     dream = Dream(teacher, checkpoint.contexts, horizon=config.horizon, sampler_steps=config.teacher_steps)
     dream.reset(range(config.seed, config.seed + config.batch))
     for _ in range(config.updates):
-        actions = torch.randint(teacher.num_actions, (config.batch,), generator=generator, device=device)
+        actions = torch.from_numpy(teacher.actions.uniform(rng, config.batch)).to(device)
         before = dream.state
         transition = dream.step(actions)
         loss = F.mse_loss(one_step(student, before, actions), dream.state.model.frames[:, -1])

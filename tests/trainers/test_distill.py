@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.dream import Dream
 from jedi_env.errors import UsageError
-from tests.tiny_dream import LATENT, tiny_checkpoint
+from tests.tiny_dream import BOX, LATENT, SYMLOG, tiny_checkpoint
 from trainers.distill import DistillConfig, distil, one_step
 
 CONFIG = DistillConfig(updates=60, batch=16, teacher_steps=3, horizon=6, lr=3e-3)
@@ -77,3 +77,13 @@ def test_a_model_without_diffusion_has_nothing_to_distil():
 def test_bad_settings_are_refused(setting):
     with pytest.raises(UsageError, match=f"{next(iter(setting))} is {next(iter(setting.values()))}"):
         DistillConfig(**setting)
+
+
+def test_a_dream_whose_actions_are_vectors_can_be_distilled():
+    """The teacher wanders under actions of its own kind."""
+    teacher = tiny_checkpoint(SYMLOG, actions=BOX, game=None)
+    student = distil(teacher, replace(CONFIG, updates=3), torch.device("cpu"))
+    assert student.world_model.actions == BOX
+    assert not torch.equal(
+        next(iter(student.world_model.denoiser.parameters())), next(iter(teacher.world_model.denoiser.parameters()))
+    )
