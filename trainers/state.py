@@ -123,7 +123,7 @@ class TrainState:
             self.lock.check()
         self.replay.sync()
         try:
-            tensors = write_tensors(self._tensors(), "The state", half=False)
+            tensors = write_tensors(self.tensors(), "The state", half=False)
         except CheckpointError as error:
             raise RunError(str(error)) from error
         facts = _Facts(
@@ -170,9 +170,9 @@ class TrainState:
         numbers = (self.epoch, self.first_steps, self.imagined_steps, self.replay.length)
         self.epoch, self.first_steps, self.imagined_steps, length = distributed.numbers_of_first(*numbers)
         if distributed.world() > 1:
-            tensors = distributed.tensors_of_first(self._tensors())
+            tensors = distributed.tensors_of_first(self.tensors())
             if not distributed.first():
-                self._load_tensors(tensors)
+                self.load_tensors(tensors)
         self.replay.follow(length)
 
     def _parts(self) -> Mapping[str, Any]:
@@ -183,14 +183,16 @@ class TrainState:
             "agent_optim": self.agent_optim,
         } | ({"decoder": self.decoder, "decoder_optim": self.decoder_optim} if self.decoder else {})
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all weights, and all that the optimisers remember, by name."""
         return {
             f"{name}/{key}": tensor.contiguous()
             for name, part in self._parts().items()
             for key, tensor in part.state_dict().items()
         }
 
-    def _load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`tensors` returned."""
         for name, part in self._parts().items():
             prefix = name + "/"
             part.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -350,8 +352,8 @@ def _restore(
         state = _make(run_dir, config, game, seed, actions, device, replay, lock)
         if folder is None or facts is None:
             return state
-        expected = layouts(state._tensors())
-        state._load_tensors(read_tensors(folder / TENSORS, facts.tensors_bytes, facts.tensors_sha256, expected))
+        expected = layouts(state.tensors())
+        state.load_tensors(read_tensors(folder / TENSORS, facts.tensors_bytes, facts.tensors_sha256, expected))
     except CheckpointError as error:
         replay.close()
         raise RunError(f"{error} It is not this run's: restore it, or begin in another run directory.") from error

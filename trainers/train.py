@@ -42,12 +42,17 @@ from trainers.provenance import provenance
 from trainers.randomness import Purpose, numpy_rng, torch_rng
 from trainers.replay import Sampling
 from trainers.state import TrainState, faults_told, open_run
+from trainers.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torch.device) -> Path:
+def train(
+    config: TrainConfig, game: str, seed: int, run_dir: Path, device: torch.device, limit: TimeLimit | None = None
+) -> Path:
     """Run the whole loop in ``run_dir``, or go on with it; return the folder of the checkpoint.
+
+    If a time limit ends it before the last epoch, a sentence is logged, and there is no checkpoint yet.
 
     Args:
         config: of the run; must equal the one that ``run_dir`` began with.
@@ -57,6 +62,7 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
             ``state/``, ``scores.json`` and ``checkpoint/``. One process at a time, or those that ``torchrun`` started
             together: then each calls this, the first plays and writes, and all learn.
         device: to train on.
+        limit: stop after the last epoch that fits; None: go on to the end. Of several processes, the first's counts.
 
     Raises:
         UsageError: the game is not known, or ``run_dir`` belongs to another configuration, game or seed, or is in use;
@@ -78,7 +84,7 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
         log = opened.enter_context(closing(Log(run_dir, state.log_size))) if distributed.first() else None
         settings = config.collect
         collector = Collector(env, state.replay, life_loss=settings.life_loss, seed=seed, progress=state.collector)
-        while state.epoch < epochs(config, state.first_steps):
+        while state.epoch < epochs(config, state.first_steps) and _another(limit):
             for phase in (collect, fit_models, imagine, evaluate):
                 began = time.perf_counter()
                 metrics = phase(config, state, collector, device)
@@ -91,7 +97,10 @@ def train(config: TrainConfig, game: str, seed: int, run_dir: Path, device: torc
             distributed.check_equal(state.weights())
             if log:
                 state.save(log.sync(), collector.progress)
-        if log:
+        planned = epochs(config, state.first_steps)
+        if state.epoch < planned:
+            logger.info("Time is up after epoch %d of %d: the same command goes on from there.", state.epoch, planned)
+        elif log:
             state.prune()
             publish(config, state, env, device).save(checkpoint)
         distributed.numbers_of_first(state.epoch)  # the others leave when it is there
@@ -107,6 +116,14 @@ def epochs(config: TrainConfig, first_steps: int) -> int:
     """
     left = config.collect.total_steps - first_steps if first_steps else 0
     return 1 + max(0, -(-left // config.collect.steps)) + config.final_epochs
+
+
+def _another(limit: TimeLimit | None) -> bool:
+    """Return whether there is time for one more epoch, the same in all processes."""
+    if limit is None:
+        return True
+    (fits,) = distributed.numbers_of_first(int(limit.another()))
+    return bool(fits)
 
 
 def collect(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:

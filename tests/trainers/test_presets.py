@@ -149,7 +149,7 @@ def shrunk(config):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("paper", "diamond") else ())
+        pytest.param(name, marks=pytest.mark.slow if name in ("paper", "diamond", "gpu") else ())
         for name in PRESETS
         if name != "stochastic"  # of real Atari alone; but for that it is the paper's
     ],

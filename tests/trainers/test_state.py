@@ -55,7 +55,7 @@ def live(state, epoch):
 
 
 def everything(state):
-    tensors = {name: tensor.clone() for name, tensor in state._tensors().items()}
+    tensors = {name: tensor.clone() for name, tensor in state.tensors().items()}
     facts = (state.epoch, state.first_steps, state.imagined_steps, state.collector, state.log_size, list(state.scores))
     return tensors, facts, state.replay.steps.tolist(), state.replay.pixels.tobytes()
 
@@ -297,4 +297,4 @@ def test_a_pixel_model_needs_no_decoder(opened):
     assert state.decoder is None
     assert state.decoder_optim is None
     state.save(0, Progress())
-    assert not any(name.startswith("decoder") for name in state._tensors())
+    assert not any(name.startswith("decoder") for name in state.tensors())

@@ -36,10 +36,11 @@ class Train:
             such as CarRacing-v3, or my_module:MyGame-v0, which imports my_module first. Its rewards are learned
             whatever their size.
         preset: paper (JEDI at its published size), stochastic (JEDI with a random frame skip), diamond (the pixel
-            baseline), tiny (learns on two CPU cores), demo.
+            baseline), gpu (JEDI with few large updates, for one large GPU), tiny (learns on two CPU cores), demo.
         seed: of everything random in the run.
         run_dir: where the run lives; default runs/<game>-<preset>-<seed>.
         device: auto, cpu, cuda, cuda:1, mps.
+        minutes: stop after the last epoch that is likely to fit into so many; the same command goes on.
         dry_run: print every setting with its source, and how long the run would take on this machine; make nothing.
         estimate: measure that time (a minute or two at paper size).
         json: with --dry-run, print JSON.
@@ -51,6 +52,7 @@ class Train:
     seed: int = 0
     run_dir: Path | None = None
     device: str = "auto"
+    minutes: float | None = None
     dry_run: bool = False
     estimate: bool = True
     json: bool = False
@@ -64,12 +66,16 @@ class Train:
             self._tell(game, config, run_dir)
             return
         from trainers.distributed import first, joined
+        from trainers.time_limit import TimeLimit
         from trainers.train import train
 
+        limit = None if self.minutes is None else TimeLimit(self.minutes)
         with joined(self.device) as device:
-            checkpoint = train(config, game, self.seed, run_dir, device)
+            checkpoint = train(config, game, self.seed, run_dir, device, limit)
             if not first():
                 return
+        if not checkpoint.exists():  # the time was up, and the loop has said so
+            return
         print(f"Checkpoint: {checkpoint}")
         scores = run_dir / "scores.json"
         if scores.exists():
