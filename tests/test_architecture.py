@@ -59,6 +59,7 @@ DOORS = {
     "stable_baselines3": {"jedi_env/sb3.py", "trainers/sb3.py", "trainers/demo.py"},
     "sb3_contrib": {"trainers/sb3.py"},
     "tyro": {
+        "trainers/ablations.py",
         "trainers/cli.py",
         "trainers/commands",
         "trainers/demo.py",

@@ -1,0 +1,81 @@
+"""The ablations' bench, microscopic: each variant changes the world model alone, and what is finished is kept."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jedi_env.errors import UsageError
+from trainers.ablations import (
+    OFFLINE_BREAKOUT,
+    SHORT_CATCH,
+    VARIANTS,
+    AblationsConfig,
+    ablations,
+    interval,
+    table,
+    varied,
+)
+from trainers.fidelity import FidelityConfig
+
+NAMES = ("tiny", "pixels")
+COUNTS = {"first_updates": 2, "updates": 1, "batch": 2, "freeze_encoder_after": 1, "denoising_steps": 2}
+
+
+def micro(config, steps):
+    return replace(
+        config,
+        collect=replace(config.collect, total_steps=steps, first_steps=60, first_steps_limit=60, steps=20),
+        fit_world_model=replace(config.fit_world_model, **COUNTS),
+        fit_agent=replace(config.fit_agent, first_updates=0, updates=1, batch=2, horizon=3, contexts=4),
+        evaluate=replace(config.evaluate, final_episodes=3),
+        bank=4,
+    )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_changes_the_world_model_and_what_must_follow_it(name):
+    config = varied(SHORT_CATCH, name)
+    assert config.world_model == VARIANTS[name]
+    assert (config.world_model == SHORT_CATCH.world_model) == (name == "tiny")
+    same = replace(config, world_model=SHORT_CATCH.world_model)
+    assert (same == SHORT_CATCH) == (name != "pixels")
+    assert same.collect == SHORT_CATCH.collect
+
+
+def test_two_variants_are_trained_measured_and_told(tmp_path):
+    measured = FidelityConfig(horizon=15, segments=4, steps=300, probe_steps=300)
+    config = AblationsConfig(tmp_path / "ablations", seeds=2, variants=NAMES, fidelity=measured)
+    catch, breakout = micro(SHORT_CATCH, 80), replace(micro(OFFLINE_BREAKOUT, 60), evaluate=OFFLINE_BREAKOUT.evaluate)
+    told = ablations(config, catch, breakout)
+    assert json.loads((config.out / "ablations.json").read_text()) == told
+    for name in VARIANTS:
+        assert [run["seed"] for run in told[name]["catch"]] == ([0, 1] if name in NAMES else [])
+        assert bool(told[name]["breakout"]) == (name in NAMES)
+    text = table(told)
+    assert text.count("\n| tiny |") == 2
+    assert text.count("\n| pixels |") == 2
+    assert "mean-squared-error" not in text
+    written = (config.out / "breakout-pixels" / "fidelity.json").stat().st_mtime_ns
+    assert ablations(config, catch, breakout) == told
+    assert (config.out / "breakout-pixels" / "fidelity.json").stat().st_mtime_ns == written
+
+
+def test_the_interval_is_as_wide_as_the_seeds_differ():
+    games = np.random.default_rng(0).normal(size=(3, 40))
+    mean, low, high = interval(games.tolist())
+    assert low < mean < high
+    assert mean == pytest.approx(games.mean())
+    apart = games + np.array([[0.0], [5.0], [10.0]])
+    _, low_apart, high_apart = interval(apart.tolist())
+    assert high_apart - low_apart > 5 * (high - low)
+    # one constant game a seed: seeds are all there is to resample; the extreme means are the extreme seeds'
+    assert interval([[1.0], [4.0]]) == (2.5, 1.0, 4.0)
+
+
+def test_an_unknown_variant_is_refused_by_name():
+    with pytest.raises(UsageError, match="Did you mean 'pixels'"):
+        AblationsConfig(variants=("pixel",))
+    with pytest.raises(UsageError, match="seeds is 0"):
+        AblationsConfig(seeds=0)

@@ -1,0 +1,213 @@
+"""Which parts of the method matter to a small model: the papers' ablations and ours (``python -m trainers.ablations``).
+
+Every variant departs from the preset ``tiny`` in what its name says. On Catch the native loop is trained from nothing
+and scored on the real game, a few seeds each; on Breakout the world model alone is fitted to random play, and
+:mod:`trainers.fidelity` judges it on held-out play. What is finished is not done anew, so several processes may share
+one folder, each with ``--variants`` of its own; the last one prints the tables. docs/experiments.md has them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.config_json import to_json
+from jedi_env.device import resolve_device
+from jedi_env.errors import UsageError, nearest
+from jedi_env.folder import replace_file
+from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
+from trainers.agent import ActorCriticConfig
+from trainers.cli import exit_codes
+from trainers.config import TrainConfig
+from trainers.demo import THREADS
+from trainers.fidelity import FidelityConfig, fidelity
+from trainers.optim import OptimConfig
+from trainers.presets import DEMO, TINY
+from trainers.quality import CATCH, GAME
+from trainers.train import train
+
+logger = logging.getLogger(__name__)
+
+_MODEL = TINY.world_model
+_ENCODER = _MODEL.encoder if isinstance(_MODEL.encoder, LatentEncoderConfig) else LatentEncoderConfig()
+_PIXELS = replace(
+    _MODEL,
+    encoder=PixelEncoderConfig(),
+    denoiser=replace(_MODEL.denoiser, channels=(8, 8, 16, 32), depths=(1,) * 4, attention=(False,) * 4),
+    reward_end=replace(
+        _MODEL.reward_end, channels=(8, 16, 32, 32), depths=(1,) * 4, attention=(False,) * 4, down=(True,) * 4
+    ),
+    switching=1.0,
+    covariance_weight=0.0,
+)
+VARIANTS = MappingProxyType(
+    {
+        "tiny": _MODEL,
+        "mean-squared-error": replace(_MODEL, denoiser=replace(_MODEL.denoiser, diffusion=False)),
+        "no-denoising-gradient": replace(_MODEL, encoder_learns_from_denoising=False),
+        "reconstruction-gradient": replace(_MODEL, encoder_learns_from_reconstruction=True),
+        "no-covariance": replace(_MODEL, covariance_weight=0.0),
+        "raw-latents": replace(_MODEL, encoder=replace(_ENCODER, centre=False, standardise=False)),
+        "reward-from-next": replace(_MODEL, reward_end=replace(_MODEL.reward_end, sees_next=True)),
+        "pixels": _PIXELS,
+    }
+)
+ON_PIXELS = ActorCriticConfig(channels=(8, 16, 32, 32), down=(True,) * 4, lstm_dim=0, frame_stack=4)
+
+SHORT_CATCH = replace(CATCH, collect=replace(CATCH.collect, total_steps=14_000))
+OFFLINE_BREAKOUT = replace(
+    DEMO,
+    fit_world_model=replace(
+        DEMO.fit_world_model,
+        first_updates=1_500,
+        freeze_encoder_after=750,
+        denoiser=OptimConfig(lr=8e-4, decay=1_500),
+        reward_end=OptimConfig(lr=8e-4, decay=1_500),
+    ),
+)
+RESAMPLES = 10_000
+_REPORT = "fidelity.json"
+_COLUMNS = (
+    "error against copying, 1 / 5 / 10 / 15 steps",
+    "rank, real",
+    "reward recall after 0 / 1 / 5 dreamed frames",
+    "R2 ball x, y, encoded",
+    "dreamed, 5 steps",
+)
+
+
+@dataclass(frozen=True)
+class AblationsConfig:
+    """The ablations.
+
+    Attributes:
+        out: folder of the runs and of ``ablations.json``.
+        seeds: of each variant on Catch; Breakout has the first alone.
+        variants: which; none named: all.
+        breakout: the offline half too.
+        fidelity: what is measured of its dreams.
+    """
+
+    out: Path = Path("runs/ablations")
+    seeds: int = 3
+    variants: tuple[str, ...] = ()
+    breakout: bool = True
+    fidelity: FidelityConfig = field(default_factory=FidelityConfig)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UsageError(f"seeds is {self.seeds}: write a whole number of at least 1.")
+        for name in self.variants:
+            if name not in VARIANTS:
+                raise UsageError(f"There is no variant {name!r}.{nearest(name, VARIANTS)} All: {', '.join(VARIANTS)}.")
+
+
+def ablations(config: AblationsConfig, catch: TrainConfig, breakout: TrainConfig) -> dict[str, Any]:
+    """Train and measure what is not there yet; return (and write, as it comes) all that the folder has."""
+    for name in config.variants or VARIANTS:
+        for seed in range(config.seeds):
+            train(varied(catch, name), GAME, seed, config.out / f"catch-{name}-{seed}", resolve_device("cpu"))
+        if config.breakout:
+            _offline(config, varied(breakout, name), config.out / f"breakout-{name}")
+    told = {name: _found(config.out, name) for name in VARIANTS}
+    replace_file(config.out / "ablations.json", json.dumps(told, indent=1).encode())
+    return told
+
+
+def varied(config: TrainConfig, name: str) -> TrainConfig:
+    """Return ``config`` with the world model of the variant ``name``, and an agent that can read its frames."""
+    model = VARIANTS[name]
+    pixels = isinstance(model.encoder, PixelEncoderConfig)
+    return replace(
+        config,
+        world_model=model,
+        agent=ON_PIXELS if pixels else config.agent,
+        fit_world_model=replace(config.fit_world_model, freeze_encoder_after=0, decoder_every=0)
+        if pixels
+        else config.fit_world_model,
+    )
+
+
+def interval(returns: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
+    """Return the mean over seeds of mean returns, and its 95% interval: seeds resampled, then games within each."""
+    rng = np.random.default_rng(seed)
+    values = np.array(returns)
+    seeds = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    games = rng.integers(values.shape[1], size=(RESAMPLES, *values.shape))
+    means = values[seeds[:, :, None], games].mean(axis=(1, 2))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)
+
+
+def table(told: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return two Markdown tables of what was measured."""
+    lines = ["| on Catch | catches of 20 (95%) | each seed |", "|---|---|---|"]
+    for name, found in told.items():
+        if runs := found["catch"]:
+            mean, low, high = interval([run["returns"] for run in runs])
+            each = ", ".join(f"{run['mean']:.1f}" for run in runs)
+            lines.append(f"| {name} | {mean:.1f} ({low:.1f} to {high:.1f}) | {each} |")
+    lines += ["", "| on Breakout, offline | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    for name, found in told.items():
+        if report := found["breakout"]:
+            lines.append(f"| {name} | " + " | ".join(_cells(report)) + " |")
+    return "\n".join(lines)
+
+
+def _cells(report: Mapping[str, Any]) -> list[str]:
+    frames, events, spread = ({row["horizon"]: row for row in report[part]} for part in ("frames", "events", "spread"))
+    probes = {(row["name"], row["horizon"]): row["r2"] for row in report["probes"]}
+
+    def r2(horizon: int) -> str:
+        return ", ".join(_number(probes[name, horizon]) for name in ("ball_x", "ball_y"))
+
+    return [
+        " / ".join(_number(frames[k]["against_copy"] and frames[k]["against_copy"]["value"]) for k in (1, 5, 10, 15)),
+        f"{spread[0]['rank_real']:.0f}",
+        " / ".join(_number(events[k]["reward"]["recall"][2]) for k in (0, 1, 5)),
+        r2(0),
+        r2(5),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _offline(config: AblationsConfig, training: TrainConfig, run: Path) -> None:
+    checkpoint = train(training, "Breakout", 0, run, resolve_device("cpu"))
+    if not (run / _REPORT).exists():
+        report, _ = fidelity(Checkpoint.load(checkpoint), config.fidelity)
+        replace_file(run / _REPORT, json.dumps(to_json(report)).encode())
+
+
+def _found(out: Path, name: str) -> dict[str, Any]:
+    """Return the final scores and the report of a variant, as far as they are there."""
+    finals = []
+    for scores in sorted(out.glob(f"catch-{name}-*/scores.json")):
+        finals += [score for score in json.loads(scores.read_text()) if score["final"]]
+    report = out / f"breakout-{name}" / _REPORT
+    return {"catch": finals, "breakout": json.loads(report.read_text()) if report.exists() else None}
+
+
+def main() -> None:
+    """Run the ablations from the command line and print the tables."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = tyro.cli(AblationsConfig, description=__doc__)
+    torch.set_num_threads(THREADS)
+    with exit_codes("trainers.ablations"):
+        print(table(ablations(config, SHORT_CATCH, OFFLINE_BREAKOUT)))
+
+
+if __name__ == "__main__":
+    main()
