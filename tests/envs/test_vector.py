@@ -953,8 +953,8 @@ class TestWrongArguments:
     def test_no_checkpoint(self):
         with pytest.raises(UsageError, match="Which dream"):
             gym.make_vec("JEDIDream-v0", num_envs=2)
-        with pytest.raises(UsageError, match="There is no dream of 'Breakout'"):
-            gym.make_vec("JEDIDream-Breakout-v0", num_envs=2)
+        with pytest.raises(UsageError, match="There is no dream of 'Qbert'"):
+            gym.make_vec("JEDIDream-Qbert-v0", num_envs=2)
 
 
 class TestGymnasiumsWrappers:

@@ -64,7 +64,7 @@ def anything_in(folder):
         ("eval . --episodes 0", "--episodes is 0; write a whole number of at least 1"),
         ("dream Breakot", "neither one of the 26 games nor a folder. Did you mean 'Breakout'?"),
         ("dream nowhere/checkpoint", "neither one of the 26 games nor a folder"),
-        ("dream Breakout", "There is no dream of 'Breakout'"),
+        ("dream Qbert", "There is no dream of 'Qbert'"),
         ("dream Breakout --steps 0", "--steps is 0"),
         ("dream Breakout --lanes 0", "--lanes is 0"),
         ("dream Breakout --episodes -1", "--episodes is -1"),

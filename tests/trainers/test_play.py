@@ -410,8 +410,8 @@ class TestCommand:
         [
             ("Breakot", "Did you mean 'Breakout'?"),
             ("Breakot --real", "Did you mean 'Breakout'?"),
-            ("Pong", "There is no dream of 'Pong'"),
-            ("Pong --real --agent", "There is no dream of 'Pong'"),
+            ("Qbert", "There is no dream of 'Qbert'"),
+            ("Qbert --real --agent", "There is no dream of 'Qbert'"),
             ("Breakout --fps 0", "--fps is 0"),
             ("Breakout --steps 0", "--steps is 0"),
             ("Breakout --seed -1", "--seed is -1"),
