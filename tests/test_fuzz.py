@@ -31,9 +31,11 @@ from tests.trainers.fakes import ACTIONS, MICRO, TOY
 from trainers.collect import Progress
 from trainers.config import TrainConfig
 from trainers.log import Log, read
+from trainers.pack import MANIFEST, pack, unpack
 from trainers.presets import PRESETS
 from trainers.report import gather
 from trainers.state import open_run
+from trainers.train import train
 
 MEMORY, SECONDS = 512 * 2**20, 20
 CPU = torch.device("cpu")
@@ -227,7 +229,39 @@ def published(folder):
     return attempt
 
 
-READERS = {each.__name__: each for each in (settings, tensors, checkpoint, run_directory, scores, published)}
+def packed(folder):
+    """A run that travels: its settings, its play and its weights are all the pack's word."""
+    whole, run_dir = folder / "pack", folder / "run"
+    train(MICRO, TOY, 0, run_dir, CPU)
+    pack(run_dir, whole)
+    files = {path.name: path.read_bytes() for path in whole.iterdir()}
+
+    def attempt(rng):
+        name = rng.choice(sorted(files))
+        told = json.loads(files[MANIFEST])
+        if name == MANIFEST and rng.random() < 0.8:
+            told["manifest"] = json.loads(json.dumps(mutated_json(told["manifest"], rng)))
+            told["sha256"] = sha256(json.dumps(told["manifest"], sort_keys=True).encode())
+            content = json.dumps(told).encode()
+        elif name == MANIFEST:
+            content = forged_json(files[name], rng)
+        else:
+            content = forged_tensors(files[name], rng)
+            told["manifest"]["files"][name] = {"bytes": len(content), "sha256": sha256(content)}
+            told["sha256"] = sha256(json.dumps(told["manifest"], sort_keys=True).encode())
+            (whole / MANIFEST).write_text(json.dumps(told))
+        (whole / name).write_bytes(content)
+        try:
+            unpack(whole, folder / "again")
+        finally:
+            for each, data in files.items():
+                (whole / each).write_bytes(data)
+            shutil.rmtree(folder / "again", ignore_errors=True)
+
+    return attempt
+
+
+READERS = {each.__name__: each for each in (settings, tensors, checkpoint, run_directory, scores, published, packed)}
 
 
 class TooLongError(BaseException):
