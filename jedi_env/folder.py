@@ -67,7 +67,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     try:
         real = (folder / name).resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a name that no file can have
         raise CheckpointError(f"{folder} lacks {name}: it is no checkpoint, or not all of one.") from error
     home = folder.resolve()
     roots = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]

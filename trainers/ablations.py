@@ -3,7 +3,7 @@
 Every variant departs from the preset ``tiny`` in what its name says. On Catch the native loop is trained from nothing
 and scored on the real game, a few seeds each; on Breakout the world model alone is fitted to random play, and
 :mod:`trainers.fidelity` judges it on held-out play. What is finished is not done anew, so several processes may share
-one folder, each with ``--variants`` of its own; the last one prints the tables. docs/experiments.md has them.
+one folder, each with ``--variants`` of its own; each prints the tables of all that is there.
 """
 
 from __future__ import annotations
@@ -64,7 +64,15 @@ VARIANTS = MappingProxyType(
 )
 ON_PIXELS = ActorCriticConfig(channels=(8, 16, 32, 32), down=(True,) * 4, lstm_dim=0, frame_stack=4)
 
-SHORT_CATCH = replace(CATCH, collect=replace(CATCH.collect, total_steps=14_000))
+SHORT_CATCH = replace(
+    CATCH,
+    collect=replace(CATCH.collect, total_steps=14_000),
+    fit_world_model=replace(
+        CATCH.fit_world_model,
+        denoiser=OptimConfig(lr=8e-4, decay=1_250),
+        reward_end=OptimConfig(lr=8e-4, decay=1_250),
+    ),
+)
 OFFLINE_BREAKOUT = replace(
     DEMO,
     fit_world_model=replace(
@@ -113,7 +121,7 @@ class AblationsConfig:
 
 
 def ablations(config: AblationsConfig, catch: TrainConfig, breakout: TrainConfig) -> dict[str, Any]:
-    """Train and measure what is not there yet; return (and write, as it comes) all that the folder has."""
+    """Train and measure what is not there yet; return (and write, at the end) all that the folder has."""
     for name in config.variants or VARIANTS:
         for seed in range(config.seeds):
             train(varied(catch, name), GAME, seed, config.out / f"catch-{name}-{seed}", resolve_device("cpu"))

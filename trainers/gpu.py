@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from jedi_env.config_json import parse
 from jedi_env.device import resolve_device
 from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.real import make_pixels_vec
-from jedi_env.errors import RunError, UsageError
+from jedi_env.errors import JediEnvError, RunError, UsageError
 from jedi_env.folder import replace_file
 from jedi_env.metrics import HUMAN_SCORES, RANDOM_SCORES, published_scores
 from trainers.cli import exit_codes
@@ -32,7 +32,7 @@ from trainers.commands.common import resolve_config, run_name
 from trainers.config import TrainConfig
 from trainers.evaluate import EVALUATION_SEED, Score, play, protocol_of
 from trainers.log import progress, read
-from trainers.pack import MANIFEST, Run, opened, pack, read_manifest, unpack
+from trainers.pack import Run, opened, pack, read_manifest, unpack
 from trainers.pictures import save_curves
 from trainers.policy import AgentPolicy, Policy
 from trainers.provenance import provenance
@@ -97,8 +97,13 @@ def train_lent(lent: Lent, config: TrainConfig, clock: Callable[[], float] = tim
     """
     whole, training = TimeLimit(lent.minutes, clock), TimeLimit(lent.minutes - lent.spare, clock)
     device = resolve_device(lent.device)
-    _take_up(lent)
-    train(config, lent.game, lent.seed, lent.where, device, training)
+    _take_up(lent, config)
+    try:
+        train(config, lent.game, lent.seed, lent.where, device, training)
+    except BaseException:  # whatever went wrong, completed epochs are brought back
+        with suppress(JediEnvError):
+            pack(lent.where, lent.out / PACK)
+        raise
     pack(lent.where, lent.out / PACK)
     with opened(lent.where, Run(lent.game, lent.seed, config), device) as (state, _):
         results = _results(lent, config, state)
@@ -108,11 +113,18 @@ def train_lent(lent: Lent, config: TrainConfig, clock: Callable[[], float] = tim
     return results
 
 
-def _take_up(lent: Lent) -> None:
-    """See to it that the run is here as far as it ever was."""
+def _take_up(lent: Lent, config: TrainConfig) -> None:
+    """See to it that the run is here as far as it ever was; before anything is made, refuse another's."""
     packed = lent.before / PACK
-    if not (packed / MANIFEST).exists():
+    for folder in (lent.before, lent.where):
+        _earlier(folder)
+    if not lent.before.exists():
         return
+    if read_manifest(packed).run != Run(lent.game, lent.seed, config):
+        raise UsageError(
+            f"{packed} is of another game, seed or settings than this command: give those that it began with, or "
+            "another --before."
+        )
     if not lent.where.exists():
         unpack(packed, lent.where)
         if (lent.before / RESULTS).exists():
@@ -124,10 +136,20 @@ def _take_up(lent: Lent) -> None:
         )
 
 
+def _earlier(folder: Path) -> list[dict[str, Any]]:
+    """Return what ``results.json`` in ``folder`` says of the commands before this one."""
+    path = folder / RESULTS
+    if not path.exists():
+        return []
+    told: Any = parse(path.read_bytes(), str(path))
+    commands = told.get("commands") if isinstance(told, dict) else None
+    if not isinstance(commands, list) or not all(isinstance(one, dict) and "seconds" in one for one in commands):
+        raise UsageError(f"{path} is no list of what earlier commands came to: mend or delete it.")
+    return commands
+
+
 def _results(lent: Lent, config: TrainConfig, state: TrainState) -> dict[str, Any]:
     """Return what the earlier commands came to, and this one without its score."""
-    path = lent.where / RESULTS
-    earlier: Any = parse(path.read_bytes(), str(path)) if path.exists() else {"commands": []}
     sources = {"random": RANDOM_SCORES, "human": HUMAN_SCORES}
     sources |= {method: published_scores(method) for method in ("DIAMOND", "JEDI")}
     told = {
@@ -143,7 +165,7 @@ def _results(lent: Lent, config: TrainConfig, state: TrainState) -> dict[str, An
         "preset": lent.preset,
         "seed": lent.seed,
         "published": {name: scores[lent.game] for name, scores in sources.items() if lent.game in scores},
-        "commands": [*earlier["commands"], {**told, "commit": told["commit"] or lent.commit}],
+        "commands": [*_earlier(lent.where), {**told, "commit": told["commit"] or lent.commit}],
     }
 
 
@@ -159,7 +181,11 @@ def _write(lent: Lent, results: dict[str, Any], spent: TimeLimit) -> None:
     for folder in (lent.where, lent.out):
         replace_file(folder / RESULTS, content)
     scored = [(each["real_steps"], each["score"]["mean"]) for each in results["commands"] if each["score"]]
-    played = [(line["real_steps"], line["score"]) for line in read(lent.where) if "score" in line]
+    played = [
+        (line["real_steps"], line["score"])
+        for line in read(lent.where)
+        if line["phase"] == "collect" and "score" in line
+    ]
     last = now["real_steps"]
     known = {f"{name} (published)": [(0, value), (last, value)] for name, value in results["published"].items()}
     curves = {"games played to learn": played, "games played to score": scored, **known}

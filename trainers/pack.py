@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -49,6 +50,8 @@ FORMAT, VERSION = "jedi-env pack", 1
 MANIFEST, REST = "pack.json", "rest.safetensors"
 METRICS, SCORES = "metrics.jsonl", "scores.json"  # as a run has them
 LARGEST = 2**24  # bytes of a file
+MOST_EPOCHS = 10**6
+_NAME = re.compile(r"weights-\d\d\.safetensors", re.ASCII)
 SAMPLES = 16  # rows whose pixels are kept, so that others can be told from the same, rounded otherwise
 ROUNDING = 2  # how far a pixel may be from what was seen: another processor may resize with another rounding
 
@@ -111,7 +114,7 @@ def pack(run: Path, out: Path) -> None:
             **_small(_memory(state)),
             _ACTIONS: torch.from_numpy(steps["action"][~steps["last"]]),
             _PIXELS: torch.from_numpy(_sample(state.replay)),
-            _LOG: torch.from_numpy(np.fromfile(run / METRICS, np.uint8, state.log_size)),
+            _LOG: torch.from_numpy(_log(run, state.log_size)),
         }
         parts = enumerate(_parts(_weights(state)))
         files = {f"weights-{n:02d}.safetensors": write_tensors(part, "The pack", half=True) for n, part in parts}
@@ -137,6 +140,9 @@ def pack(run: Path, out: Path) -> None:
 
 def unpack(folder: Path, run: Path) -> None:
     """Make the run directory ``run`` of the pack in ``folder``, at once or not at all; the game is played again.
+
+    A pack is trusted as a run directory is: playing a game of one's own imports the module that its id names, and
+    networks are made as large as the settings say.
 
     Raises:
         UsageError: ``run`` is there already.
@@ -172,7 +178,16 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder} has version {shown(data.get('version'))}; version {VERSION} is read here.")
     if data.get("sha256") != _digest(data.get("manifest")):
         raise CheckpointError(f"{path} was changed after it was written: its SHA-256 is another.")
-    return from_json(Manifest, data.get("manifest"), str(path))
+    manifest = from_json(Manifest, data.get("manifest"), str(path))
+    numbers = (manifest.run.seed, manifest.epoch, manifest.first_steps, manifest.imagined_steps)
+    if min(numbers) < 0 or manifest.epoch > MOST_EPOCHS or manifest.replay_length < 1:
+        raise CheckpointError(f"{path} counts what cannot be counted: a number in it is negative or far too large.")
+    for name in manifest.files:
+        if name != REST and not _NAME.fullmatch(name):
+            raise CheckpointError(
+                f"{path} names a file {shown(name)}: a pack has {REST} and weights-00.safetensors on."
+            )
+    return manifest
 
 
 @contextmanager
@@ -235,7 +250,7 @@ def _check_same(replay: Replay, manifest: Manifest, pixels: npt.NDArray[np.uint8
     if same and replay.checksum == manifest.replay_checksum:
         return
     seen = _sample(replay)
-    if not same or seen.shape != pixels.shape or abs(seen.astype(int) - pixels).max() > ROUNDING:
+    if not same or seen.shape != pixels.shape or not pixels.size or abs(seen.astype(int) - pixels).max() > ROUNDING:
         raise RunError(
             f"Played again, {manifest.run.game} went otherwise than for the pack in {folder}. It was played with "
             f"{_listed(manifest.versions)}; here is {_listed(versions())}. Install those versions and unpack it again."
@@ -245,8 +260,18 @@ def _check_same(replay: Replay, manifest: Manifest, pixels: npt.NDArray[np.uint8
     )
 
 
+def _log(run: Path, size: int) -> npt.NDArray[np.uint8]:
+    """Return the lines of the log that belong to completed epochs."""
+    log = np.fromfile(run / METRICS, np.uint8, size) if (run / METRICS).exists() else np.zeros(0, np.uint8)
+    if len(log) < size:
+        raise RunError(f"{run / METRICS} has {len(log)} bytes, but {size} belong to completed epochs: restore it.")
+    return log
+
+
 def _listed(found: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in found.items() if name in ("ale-py", "gymnasium", "numpy"))
+    return ", ".join(
+        f"{name} {shown(version)}" for name, version in found.items() if name in ("ale-py", "gymnasium", "numpy")
+    )
 
 
 def _sample(replay: Replay) -> npt.NDArray[np.uint8]:

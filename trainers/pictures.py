@@ -58,7 +58,7 @@ def save_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path,
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for label, points in curves.items():
-        axes.plot([x for x, _ in points], [y for _, y in points], label=label)
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label, marker="." if len(points) == 1 else None)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)

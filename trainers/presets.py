@@ -120,8 +120,9 @@ STOCHASTIC = replace(
 )
 
 # JEDI's networks on one large GPU that is lent for minutes at a time (docs/gpu.md): large batches, learning rates
-# raised by about the root of that, a fifth of the paper's samples in a twentieth of its updates, and short epochs, the
-# first too, because a command ends between two. Scoring is the command's.
+# raised by about the root of that, a fifth of the paper's samples in a twentieth of the world model's updates and an
+# eightieth of the agent's, and short epochs, the first too, because a command ends between two. Scoring is the
+# command's.
 GPU = replace(
     PAPER,
     collect=replace(PAPER.collect, steps=500),

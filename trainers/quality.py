@@ -38,7 +38,7 @@ EPISODES = 40
 
 CATCH = replace(
     TINY,
-    collect=replace(TINY.collect, total_steps=18_000, first_steps=8_000, first_steps_limit=8_000),
+    collect=replace(TINY.collect, total_steps=18_000, first_steps=8_000, first_steps_limit=8_000, steps=2_000),
     fit_world_model=replace(
         TINY.fit_world_model,
         first_updates=800,

@@ -99,7 +99,8 @@ def train(
                 state.save(log.sync(), collector.progress)
         planned = epochs(config, state.first_steps)
         if state.epoch < planned:
-            logger.info("Time is up after epoch %d of %d: the same command goes on from there.", state.epoch, planned)
+            of = f" of {planned}" if state.first_steps else ""  # before the first play it is not known
+            logger.info("Time is up after epoch %d%s: the same command goes on from there.", state.epoch, of)
         elif log:
             state.prune()
             publish(config, state, env, device).save(checkpoint)

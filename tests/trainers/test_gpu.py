@@ -8,17 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import trainers.gpu
-from jedi_env.errors import UsageError
+from jedi_env.errors import JediEnvError, RunError, UsageError
 from tests.trainers.fakes import MICRO_BREAKOUT
 from trainers.config import EvaluateConfig
 from trainers.gpu import CURVE, PACK, RESULTS, Lent, train_lent
 from trainers.log import read
-from trainers.pack import read_manifest
+from trainers.pack import MANIFEST, pack, read_manifest
 from trainers.presets import GPU, PAPER
 from trainers.state import completed
+from trainers.time_limit import TimeLimit
+from trainers.train import train
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 CONFIG = replace(
     MICRO_BREAKOUT,
@@ -97,7 +101,8 @@ def test_three_commands_of_which_the_last_is_on_another_machine(tmp_path, short_
 
 
 def test_games_that_outlast_the_command_are_no_score(tmp_path, caplog):
-    results = train_lent(lent(tmp_path, minutes=2.0, spare=1.0), CONFIG, Clock(20))
+    scored = replace(CONFIG, evaluate=EvaluateConfig(every=1, episodes=1, final_episodes=1))  # a curve of its own
+    results = train_lent(lent(tmp_path, minutes=2.0, spare=1.0), scored, Clock(20))
     assert "this command has no score" in caplog.text
     assert results["score"] is None
     assert results["score_per_hour"] is None
@@ -113,6 +118,47 @@ def test_what_cannot_be_is_refused(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         train_lent(lent(tmp_path, **changes), CONFIG)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory):
+    """What a command brought back."""
+    folder = tmp_path_factory.mktemp("lent")
+    run_dir, out = folder / "run", folder / "gpu"
+    train(CONFIG, "Breakout", 0, run_dir, CPU, TimeLimit(1.0, Clock(20)))
+    pack(run_dir, out / PACK)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "spoil", "message"),
+    [
+        ({"seed": 1}, None, "is of another game, seed or settings"),
+        ({"game": "Pong"}, None, "is of another game, seed or settings"),
+        ({}, lambda gpu: (gpu / PACK / MANIFEST).unlink(), "lacks pack.json"),
+        ({}, lambda gpu: (gpu / PACK).rename(gpu / "out"), "lacks pack.json"),
+        ({}, lambda gpu: (gpu / RESULTS).write_text("{}"), "is no list of what earlier commands came to"),
+        ({}, lambda gpu: (gpu / RESULTS).write_text("{"), "is not JSON"),
+    ],
+)
+def test_what_came_back_is_looked_at_before_anything_is_made(tmp_path, brought, changes, spoil, message):
+    shutil.copytree(brought, tmp_path / "gpu")
+    if spoil:
+        spoil(tmp_path / "gpu")
+    with pytest.raises(JediEnvError, match=message):
+        train_lent(lent(tmp_path, **changes), CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu"]
+
+
+def test_epochs_completed_before_something_went_wrong_are_brought_back(tmp_path, monkeypatch):
+    def goes_wrong(*arguments):
+        train(*arguments)
+        raise RunError("out of luck")
+
+    monkeypatch.setattr(trainers.gpu, "train", goes_wrong)
+    with pytest.raises(RunError, match="out of luck"):
+        train_lent(lent(tmp_path, minutes=2.0, spare=1.0), CONFIG, Clock(20))
+    assert read_manifest(tmp_path / "out" / PACK).epoch == completed(tmp_path / "run")[0] > 0
 
 
 def test_the_preset_has_the_papers_networks_and_dream():

@@ -217,6 +217,15 @@ def flip(path, place):
         (lambda folder: edit(folder, "epoch", 3, digest=False), "was changed after it was written"),
         (lambda folder: edit(folder, "files", {}), "names no file rest"),
         (lambda folder: edit(folder, "epoch", "three"), "must be a whole number"),
+        (lambda folder: edit(folder, "epoch", -1), "counts what cannot be counted"),
+        (lambda folder: edit(folder, "epoch", 10**300), "counts what cannot be counted"),
+        (lambda folder: edit(folder, "first_steps", -5), "counts what cannot be counted"),
+        (lambda folder: edit(folder, "replay_length", 0), "counts what cannot be counted"),
+        (lambda folder: edit(folder, "files", {"a\0b": {"bytes": 1, "sha256": ""}}), "names a file"),
+        (
+            lambda folder: edit(folder, "files", {"../rest": {"bytes": 1, "sha256": ""}}),
+            "names a file",
+        ),
     ],
 )
 def test_what_is_damaged_or_foreign_is_refused_in_a_sentence(copy, tmp_path, damage, message):
@@ -241,7 +250,7 @@ def test_a_game_that_plays_otherwise_is_refused(copy, tmp_path, monkeypatch, cha
     if change == 2**40:
         sample = trainers.pack._sample
         monkeypatch.setattr(trainers.pack, "_sample", lambda replay: sample(replay) ^ 4)
-    with pytest.raises(RunError, match=r"went otherwise than for the pack .* ale-py 0\..*; here is .*Install those"):
+    with pytest.raises(RunError, match=r"went otherwise than for the pack .* ale-py '0\..*; here is .*Install those"):
         unpack(copy, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -275,6 +284,15 @@ def test_a_run_in_use_and_one_that_is_too_large_are_not_packed(packed, tmp_path,
     with pytest.raises(UsageError, match="this run is too large"):
         pack(packed / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_lost_lines_is_not_packed(packed, tmp_path):
+    shutil.copytree(packed / "run", tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"has 100 bytes, but \d+ belong to completed epochs"):
+        pack(tmp_path / "run", tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
 
 
 def test_a_new_pack_replaces_the_old_one(packed, copy):

@@ -8,8 +8,10 @@ import pytest
 import trainers.quality
 from jedi_env.errors import UsageError
 from tests.trainers.fakes import MICRO
+from trainers.ablations import SHORT_CATCH
 from trainers.config import EvaluateConfig
-from trainers.quality import NATIVE_BAR, PPO_BAR, QualityConfig, main, passes, quality
+from trainers.quality import CATCH, NATIVE_BAR, PPO_BAR, QualityConfig, main, passes, quality
+from trainers.train import epochs
 
 STEPS = 64 * 32  # one rollout
 TRAINING = replace(
@@ -51,6 +53,13 @@ def test_a_failed_gate_exits_1(tmp_path, monkeypatch, capsys):
     )
     assert main() == 1
     assert "BELOW" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("training", [CATCH, SHORT_CATCH], ids=["the gate", "the ablations"])
+def test_the_learning_rate_has_fallen_when_the_run_ends(training):
+    settings = training.fit_world_model
+    updates = settings.first_updates + (epochs(training, training.collect.first_steps) - 1) * settings.updates
+    assert settings.denoiser.decay == settings.reward_end.decay == updates
 
 
 @pytest.mark.parametrize("name", ["seeds", "steps", "horizon"])
