@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jedi_env.actions import BoxActions
 from jedi_env.dream import Dream
@@ -17,6 +17,7 @@ from jedi_env.models.encoder import LatentEncoderConfig
 from jedi_env.models.reward_end import RewardEndConfig
 from jedi_env.models.world_model import WorldModel, WorldModelConfig
 from jedi_env.types import Context, Segment
+from tests import toy_training
 from tests.test_toy_world import correlation, draw
 
 ACTIONS, SQUARES, K = BoxActions((-1.5, 10.0), (1.5, 20.0)), 4, 4
@@ -45,8 +46,6 @@ def segment(batch: int, steps: int, generator: torch.Generator) -> Segment:
 
 @pytest.fixture(scope="module")
 def model() -> WorldModel:
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
     config = WorldModelConfig(
         encoder=LatentEncoderConfig(channels=(16, 8), down=(False, False), patch=16, standardise=True),
         denoiser=DenoiserConfig(channels=(32,), middle_attention=False, cond_channels=64),
@@ -63,19 +62,7 @@ def model() -> WorldModel:
             symlog=True,
         ),
     )
-    model = WorldModel(ACTIONS, config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.05, total_iters=20)
-    for _ in range(250):
-        batch = segment(24, K + 1, generator)
-        loss = model.loss(model.encode(batch.pixels), batch, generator).total
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        warm_up.step()
-    model.encoder.calibrate(segment(64, K, generator).pixels.flatten(0, 1))
-    return model.eval()
+    return toy_training.train(config, ACTIONS, segment, updates=250)
 
 
 def test_a_long_dream_pays_and_ends_with_the_action_that_does(model):

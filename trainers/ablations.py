@@ -31,8 +31,7 @@ from trainers.cli import exit_codes
 from trainers.config import TrainConfig
 from trainers.demo import THREADS
 from trainers.fidelity import FidelityConfig, fidelity
-from trainers.optim import OptimConfig
-from trainers.presets import DEMO, TINY
+from trainers.presets import DEMO, TINY, decaying
 from trainers.quality import CATCH, GAME
 from trainers.train import train
 
@@ -67,21 +66,11 @@ ON_PIXELS = ActorCriticConfig(channels=(8, 16, 32, 32), down=(True,) * 4, lstm_d
 SHORT_CATCH = replace(
     CATCH,
     collect=replace(CATCH.collect, total_steps=14_000),
-    fit_world_model=replace(
-        CATCH.fit_world_model,
-        denoiser=OptimConfig(lr=8e-4, decay=1_250),
-        reward_end=OptimConfig(lr=8e-4, decay=1_250),
-    ),
+    fit_world_model=decaying(CATCH.fit_world_model, 1_250),
 )
 OFFLINE_BREAKOUT = replace(
     DEMO,
-    fit_world_model=replace(
-        DEMO.fit_world_model,
-        first_updates=1_500,
-        freeze_encoder_after=750,
-        denoiser=OptimConfig(lr=8e-4, decay=1_500),
-        reward_end=OptimConfig(lr=8e-4, decay=1_500),
-    ),
+    fit_world_model=decaying(replace(DEMO.fit_world_model, first_updates=1_500, freeze_encoder_after=750), 1_500),
 )
 RESAMPLES = 10_000
 _REPORT = "fidelity.json"

@@ -120,7 +120,8 @@ def _take_up(lent: Lent, config: TrainConfig) -> None:
         _earlier(folder)
     if not lent.before.exists():
         return
-    if read_manifest(packed).run != Run(lent.game, lent.seed, config):
+    brought = read_manifest(packed)
+    if brought.run != Run(lent.game, lent.seed, config):
         raise UsageError(
             f"{packed} is of another game, seed or settings than this command: give those that it began with, or "
             "another --before."
@@ -129,7 +130,7 @@ def _take_up(lent: Lent, config: TrainConfig) -> None:
         unpack(packed, lent.where)
         if (lent.before / RESULTS).exists():
             replace_file(lent.where / RESULTS, (lent.before / RESULTS).read_bytes())
-    here, there = completed(lent.where)[0], read_manifest(packed).epoch
+    here, there = completed(lent.where)[0], brought.epoch
     if here < there:
         raise UsageError(
             f"{lent.where} is behind {packed} ({here} epochs of {there}): delete it to go on from the pack."

@@ -28,6 +28,12 @@ def for_any_game(config: TrainConfig) -> TrainConfig:
     return replace(config, world_model=replace(world_model, reward_end=replace(world_model.reward_end, symlog=True)))
 
 
+def decaying(settings: FitWorldModelConfig, updates: int) -> FitWorldModelConfig:
+    """Return ``settings`` with learning rates that have fallen after ``updates``, which is the whole run."""
+    denoiser, reward_end = replace(settings.denoiser, decay=updates), replace(settings.reward_end, decay=updates)
+    return replace(settings, denoiser=denoiser, reward_end=reward_end)
+
+
 PAPER = TrainConfig(fit_agent=FitAgentConfig(contexts=8_192))
 
 DIAMOND = TrainConfig(
@@ -101,13 +107,7 @@ TINY = TrainConfig(
 DEMO = replace(
     TINY,
     collect=replace(TINY.collect, total_steps=25_000, first_steps=25_000, first_steps_limit=25_000),
-    fit_world_model=replace(
-        TINY.fit_world_model,
-        first_updates=2_400,
-        freeze_encoder_after=1_200,
-        denoiser=OptimConfig(lr=8e-4, decay=2_400),
-        reward_end=OptimConfig(lr=8e-4, decay=2_400),
-    ),
+    fit_world_model=decaying(replace(TINY.fit_world_model, first_updates=2_400, freeze_encoder_after=1_200), 2_400),
     fit_agent=replace(TINY.fit_agent, first_updates=0),
     evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
 )

@@ -26,8 +26,7 @@ from trainers.cli import exit_codes
 from trainers.config import TrainConfig
 from trainers.demo import LANES, THREADS
 from trainers.log import progress
-from trainers.optim import OptimConfig
-from trainers.presets import TINY
+from trainers.presets import TINY, decaying
 from trainers.provenance import provenance
 from trainers.sb3 import learn, make_algorithm, score_on_reality
 from trainers.train import train
@@ -39,13 +38,8 @@ EPISODES = 40
 CATCH = replace(
     TINY,
     collect=replace(TINY.collect, total_steps=18_000, first_steps=8_000, first_steps_limit=8_000, steps=2_000),
-    fit_world_model=replace(
-        TINY.fit_world_model,
-        first_updates=800,
-        updates=150,
-        freeze_encoder_after=500,
-        denoiser=OptimConfig(lr=8e-4, decay=1_550),
-        reward_end=OptimConfig(lr=8e-4, decay=1_550),
+    fit_world_model=decaying(
+        replace(TINY.fit_world_model, first_updates=800, updates=150, freeze_encoder_after=500), 1_550
     ),
     fit_agent=replace(TINY.fit_agent, first_updates=100, updates=60, batch=32),
     evaluate=replace(TINY.evaluate, every=2, final_episodes=EPISODES),
