@@ -23,6 +23,10 @@ class RunError(JediEnvError, RuntimeError):
     """A run could not go on (exit code 1 on the command line)."""
 
 
+class VectorEnvError(JediEnvError):
+    """A vector environment breaks its contract; the message says where, how, and what to write instead."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'X'?"`` for the allowed name closest to ``name``, or ``""``."""
     by_lower = {a.lower(): a for a in allowed}

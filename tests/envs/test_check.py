@@ -13,8 +13,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import NumpyToTorch, RecordEpisodeStatistics, TransformReward
 
 from jedi_env import check_vector_env
-from jedi_env.envs.check import VectorEnvError
-from jedi_env.errors import UsageError
+from jedi_env.errors import UsageError, VectorEnvError
 
 NEXT_STEP, SAME_STEP, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 MODES = list(AutoresetMode)

@@ -17,6 +17,7 @@ from tiny_dream import PIXEL, tiny_checkpoint
 
 from jedi_env.envs.single import DreamEnv
 from jedi_env.errors import UsageError
+from tests.envs.lanes import same_state
 
 
 def counting(*, bank=5, horizon=6, protocol=None, world=None, **arguments):
@@ -29,13 +30,6 @@ def tiny(**arguments):
 
 def place(observation):
     return int(observation[-3, 0, 0])
-
-
-def same_state(a, b):
-    ours, theirs = [], []
-    a.map(lambda tensor: ours.append(tensor) or tensor)
-    b.map(lambda tensor: theirs.append(tensor) or tensor)
-    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 class TestSteps:
