@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := --numprocesses auto --maxprocesses 8
 
-.PHONY: help setup demo quality train-gpu test test-all test-gpu lint format lock build clean
+.PHONY: help setup demo train-demo quality train-gpu test test-all test-gpu lint format lock build clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -25,8 +25,11 @@ $(VENV)/.stamp: requirements.lock pyproject.toml
 	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup  ## the main job: train a dream, train in it, play the real game (a quarter of an hour), into runs/demo
-	$(BIN)/python -m trainers.demo --train --steps 100000 --out runs/demo
+demo: setup  ## the main job: PPO learns in the shipped Breakout dream and plays the real game (minutes), into runs/demo
+	$(BIN)/python -m trainers.demo --out runs/demo
+
+train-demo: setup  ## the same from raw frames: the dream is trained too (a quarter of an hour), into runs/train-demo
+	$(BIN)/python -m trainers.demo --train --steps 100000 --horizon 25 --out runs/train-demo
 
 quality: setup  ## the gate that every change to a model or a trainer passes: learning on Catch, three seeds (half an hour)
 	$(BIN)/python -m trainers.quality --out runs/quality
@@ -73,7 +76,7 @@ lock:  ## resolve pyproject.toml anew into requirements.lock (TORCH=x.y.z moves 
 	build/lock/bin/pip install -q "torch==$(TORCH)" ".[all,dev]"
 	{ grep '^#' requirements.lock; \
 	  build/lock/bin/pip list --format=freeze --exclude pip --exclude jedi-env \
-	    | sed -E 's/\+[^ ]*$$//' | grep -Ev '^(nvidia|cuda|triton)'; } > build/requirements.lock
+	    | sed -E "s/\+[^ ]*$$//; s/^Box2D==.*/&; platform_machine != 'aarch64'/" | grep -Ev '^(nvidia|cuda|triton)'; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 	rm -rf build
 

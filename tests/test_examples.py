@@ -4,10 +4,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_dream import tiny_checkpoint
+
+from jedi_env.envs.real import make_pixels
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -67,3 +70,48 @@ def test_bring_your_model():
     # From cells 2, 3 and 4 the right end (7) is reached after 5, 4 and 3 of the ten steps, and pays from then on.
     assert example("bring_your_model").main() == pytest.approx((6 + 7 + 8) / 3)
     assert "example_bring_your_model" not in sys.modules
+
+
+@pytest.fixture
+def racing(monkeypatch):
+    pytest.importorskip("Box2D")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield "racing:PedalCarRacing-v0"
+    gym.registry.pop("PedalCarRacing-v0", None)
+    sys.modules.pop("racing", None)
+
+
+def test_racing(racing):
+    """A decision is four frames of the game under the wheel and gas or brake."""
+    ours, plain = gym.make(racing), gym.make("CarRacing-v3")
+    seen, expected = ours.reset(seed=3)[0], plain.reset(seed=3)[0]
+    assert np.array_equal(seen, expected)
+    for wheel, pedal in ((0.0, 1.0), (0.25, 0.5), (-0.5, -0.75), (0.0, 0.0)):
+        seen, reward, *ends, _ = ours.step(np.array([wheel, pedal], np.float32))
+        frames = [plain.step(np.array([wheel, max(pedal, 0), max(-pedal, 0)], np.float32)) for _ in range(4)]
+        assert np.array_equal(seen, frames[-1][0])
+        assert reward == pytest.approx(sum(frame[1] for frame in frames))
+        assert ends == [False, False]
+    ours.close()
+    plain.close()
+
+
+def test_racing_waits_two_seconds_in_the_grass(racing):
+    env = gym.make(racing)
+    env.reset(seed=0)
+    env.step(np.zeros(2, np.float32))  # pays for the tiles that the car stands on
+    steps = 1
+    truncated = False
+    while not truncated:
+        *_, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
+        assert not terminated
+        steps += 1
+    assert steps in (25, 26)  # a hundred frames, from the last of the first decision's tiles on
+    env.close()
+
+
+def test_racing_is_a_game_of_ones_own(racing):
+    env = make_pixels(racing)
+    assert env.reset(seed=0)[0].shape == (64, 64, 3)
+    assert env.action_space.shape == (2,)
+    env.close()
