@@ -1,8 +1,9 @@
 """The main job: a dream in, a policy learned in imagination out, played on the real game (``make demo``).
 
-With ``--train`` it collects real frames of Breakout and trains a small JEDI on them first; else it takes the dream that
-is found on this machine. Trains Stable-Baselines3's PPO from nothing inside the dream, plays the policy and a
-random one on the real game, and leaves a summary, pictures, a video and the checkpoint. Scores are told as they are.
+It takes the dream that is found on this machine, else the one that comes with the package; with ``--train``
+(``make train-demo``) it collects real frames and trains a small JEDI on them first. It then trains Stable-Baselines3's
+PPO from nothing inside the dream, plays the policy and a random one on the real game, and leaves a summary, pictures, a
+video and the checkpoint. Scores are told as they are.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class DemoConfig:
     game: str = "Breakout"
     seed: int = 0
     train: bool = False
-    steps: int = 200_000
+    steps: int = 400_000
     horizon: int = 25
     episodes: int = 30
 

@@ -1,8 +1,9 @@
 """From a run directory to a dream that can be given away: small, measured, with a model card.
 
-``python -m trainers.ship RUN --out FOLDER``. Weights and starting points become float16; then everything that the card
-says is measured on exactly the files that are shipped: fidelity, the native agent, Stable-Baselines3's PPO trained from
-nothing in this dream alone (three seeds), and random play, all on full real games. Scores are told as they are.
+``python -m trainers.ship RUN --out FOLDER``. Starting points are drawn from the run's oldest play, where a policy that
+knows nothing yet is at home; they and the weights become float16. Then everything that the card says is measured on
+exactly the files that are shipped: fidelity, the native agent, Stable-Baselines3's PPO trained from nothing in this
+dream alone (three seeds), and random play, all on full real games. Scores are told as they are.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from tyro.conf import Positional
 
 from jedi_env.checkpoint import Checkpoint, annotate
 from jedi_env.envs.pixels import check_positive
-from jedi_env.errors import UsageError
+from jedi_env.errors import RunError, UsageError
 from jedi_env.folder import replace_file
 from jedi_env.games import GAMES
 from jedi_env.metrics import HUMAN_SCORES
+from jedi_env.types import Context
 from trainers.cli import exit_codes
 from trainers.demo import LANES, THREADS
 from trainers.evaluate import Score, score_checkpoint, score_policy
@@ -33,6 +35,7 @@ from trainers.fidelity_plot import save_sample
 from trainers.log import progress
 from trainers.policy import RandomPolicy
 from trainers.provenance import provenance
+from trainers.replay import FollowedReplay, Sampling, step_dtype
 from trainers.sb3 import learn, make_algorithm, score_on_reality
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,9 @@ class ShipConfig:
     """What is shipped and what is measured.
 
     Attributes:
-        contexts: starting points that the bank keeps.
+        contexts: starting points of the bank.
+        age_weights: of the parts of the run's episodes that they are drawn from, oldest first. PPO from nothing learned
+            twice as much from the points of random play as from those of all play (docs/experiments.md).
         seeds: of PPO.
         steps: dream steps that each PPO learns from.
         horizon: dream steps an episode of PPO's.
@@ -55,8 +60,9 @@ class ShipConfig:
     """
 
     contexts: int = 112
+    age_weights: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
     seeds: int = 3
-    steps: int = 200_000
+    steps: int = 400_000
     horizon: int = 25
     episodes: int = 40
     fidelity: FidelityConfig = field(default_factory=FidelityConfig)
@@ -71,14 +77,16 @@ def ship(run: Path, out: Path, config: ShipConfig) -> Checkpoint:
 
     Raises:
         UsageError: it is of no real game, or larger than :data:`LARGEST`; ``out`` was not touched.
+        RunError: its replay is not there; ``out`` was not touched.
     """
     whole = Checkpoint.load(run / "checkpoint")
     if whole.game is None or whole.agent is None:
         raise UsageError(f"{run} has no dream of a real game with a native agent: nothing to measure and ship.")
-    size = 2 * sum(tensor.numel() for tensor in _tensors(whole, config.contexts))
+    whole = replace(whole, contexts=starting_points(run, whole, config), metrics={})
+    size = 2 * sum(tensor.numel() for tensor in _tensors(whole))
     if size > LARGEST:
         raise UsageError(f"It would take {size:,} bytes, more than {LARGEST:,}: write fewer --contexts.")
-    replace(whole, contexts=whole.contexts[: config.contexts], metrics={}).save(out, half=True)
+    whole.save(out, half=True)
 
     shipped = Checkpoint.load(out)
     report, segments = fidelity(shipped, config.fidelity)
@@ -88,6 +96,25 @@ def ship(run: Path, out: Path, config: ShipConfig) -> Checkpoint:
     shipped = Checkpoint.load(out)
     replace_file(out / CARD, card(shipped).encode())
     return shipped
+
+
+def starting_points(run: Path, checkpoint: Checkpoint, config: ShipConfig) -> Context:
+    """Draw the bank from the replay of ``run``, encoded by the checkpoint's world model.
+
+    Raises:
+        RunError: there is no replay.
+    """
+    model, actions = checkpoint.world_model, checkpoint.world_model.actions
+    rows = run / "replay" / "steps.bin"
+    if not rows.is_file():
+        raise RunError(f"{run} has no replay, from which starting points are drawn: ship from the whole run directory.")
+    replay = FollowedReplay(rows.parent, actions)
+    replay.follow(rows.stat().st_size // step_dtype(actions).itemsize)
+    pixels, taken = replay.contexts(
+        config.contexts, model.context_length, Sampling(config.age_weights), np.random.default_rng(0)
+    )
+    with torch.no_grad():
+        return Context(torch.cat([model.encode(part) for part in pixels.split(64)]), taken)
 
 
 def play_real_games(checkpoint: Checkpoint, config: ShipConfig) -> dict[str, Any]:
@@ -138,12 +165,12 @@ def card(checkpoint: Checkpoint) -> str:
     )
 
 
-def _tensors(checkpoint: Checkpoint, contexts: int) -> list[torch.Tensor]:
+def _tensors(checkpoint: Checkpoint) -> list[torch.Tensor]:
     """Return what will be stored as float16."""
     model = checkpoint.world_model
     decoder = model.decoder.state_dict().values() if isinstance(model.decoder, torch.nn.Module) else ()
     agent = checkpoint.agent.tensors.values() if checkpoint.agent else ()
-    return [*model.state_dict().values(), *decoder, *agent, checkpoint.contexts.frames[:contexts]]
+    return [*model.state_dict().values(), *decoder, *agent, checkpoint.contexts.frames]
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,20 @@ import pytest
 import torch
 
 from jedi_env.checkpoint import Checkpoint
-from jedi_env.errors import UsageError
+from jedi_env.errors import RunError, UsageError
 from jedi_env.metrics import HUMAN_SCORES
 from tests.trainers.fakes import MICRO
 from trainers.config import EvaluateConfig
 from trainers.evaluate import Score
 from trainers.fidelity import FidelityConfig
-from trainers.ship import CARD, LARGEST, ShipConfig, above, ship
+from trainers.replay import FollowedReplay, step_dtype
+from trainers.ship import CARD, LARGEST, ShipConfig, above, ship, starting_points
 from trainers.train import train
 
 TRAINING = replace(
     MICRO,
     world_model=replace(MICRO.world_model, context_length=4),
-    collect=replace(MICRO.collect, total_steps=60, first_steps=60, first_steps_limit=60, first_rewards=0),
+    collect=replace(MICRO.collect, total_steps=240, first_steps=240, first_steps_limit=240, first_rewards=0),
     evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
     final_epochs=0,
 )
@@ -46,13 +47,29 @@ def test_what_is_shipped_is_a_smaller_copy_of_the_runs_dream(shipped):
     run, out, checkpoint = shipped
     whole = Checkpoint.load(run / "checkpoint")
     assert len(checkpoint.contexts) == 6
-    torch.testing.assert_close(checkpoint.contexts.frames, whole.contexts.frames[:6], rtol=2e-3, atol=2e-3)
     for name, value in whole.world_model.state_dict().items():
         torch.testing.assert_close(checkpoint.world_model.state_dict()[name], value, rtol=2e-3, atol=1e-4)
     assert checkpoint.agent is not None
     assert checkpoint.world_model.decoder is not None
     assert (out / "model.safetensors").stat().st_size < 0.6 * (run / "checkpoint" / "model.safetensors").stat().st_size
     assert checkpoint.provenance == whole.provenance
+
+
+def test_starting_points_are_of_the_oldest_play(shipped):
+    run, _, checkpoint = shipped
+    replay = FollowedReplay(run / "replay", checkpoint.world_model.actions)
+    replay.follow((run / "replay" / "steps.bin").stat().st_size // step_dtype(checkpoint.world_model.actions).itemsize)
+    episodes = np.cumsum(replay.steps["last"]) - replay.steps["last"]
+    oldest = (episodes.max() + 1) // 4
+    assert oldest >= 1
+    whole = Checkpoint.load(run / "checkpoint")
+    with torch.no_grad():
+        played = whole.world_model.encode(torch.from_numpy(replay.pixels[episodes < oldest]))
+    newest = checkpoint.contexts.frames[:, -1]
+    nearest = (newest[:, None] - played[None]).flatten(2).abs().amax(2).amin(1)
+    assert (nearest < 4e-3).all()  # float16
+    with pytest.raises(RunError, match="has no replay"):
+        starting_points(run / "checkpoint", whole, CONFIG)
 
 
 def test_everything_is_measured_and_stored(shipped):
