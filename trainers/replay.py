@@ -288,6 +288,13 @@ class FollowedReplay(Replay):
         """Do nothing."""
 
 
+def rows_in(folder: Path, actions: Actions) -> int:
+    """Return how many whole rows the log in ``folder`` has; 0 if there is none."""
+    sizes = {"pixels.bin": _PIXELS.itemsize, "steps.bin": step_dtype(actions).itemsize}
+    paths = {folder / name: size for name, size in sizes.items()}
+    return min(path.stat().st_size // size if path.is_file() else 0 for path, size in paths.items())
+
+
 def usual_reward(steps: npt.NDArray[np.void]) -> float:
     """Return the reward that most of the transitions among ``steps`` have; 0 of none."""
     rewards, counts = np.unique(steps["reward"][~steps["last"]], return_counts=True)

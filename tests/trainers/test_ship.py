@@ -1,6 +1,7 @@
 """Shipping: what is given away is small, whole, and says of itself only what was measured on these very files."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,14 +16,15 @@ from tests.trainers.fakes import MICRO
 from trainers.config import EvaluateConfig
 from trainers.evaluate import Score
 from trainers.fidelity import FidelityConfig
-from trainers.replay import FollowedReplay, step_dtype
-from trainers.ship import CARD, LARGEST, ShipConfig, above, ship, starting_points
+from trainers.replay import FollowedReplay
+from trainers.ship import CARD, LARGEST, ShipConfig, above, ship
 from trainers.train import train
 
+FIRST = 60  # random steps
 TRAINING = replace(
     MICRO,
     world_model=replace(MICRO.world_model, context_length=4),
-    collect=replace(MICRO.collect, total_steps=240, first_steps=240, first_steps_limit=240, first_rewards=0),
+    collect=replace(MICRO.collect, total_steps=120, first_steps=FIRST, first_steps_limit=0, first_rewards=0, steps=60),
     evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
     final_epochs=0,
 )
@@ -55,21 +57,31 @@ def test_what_is_shipped_is_a_smaller_copy_of_the_runs_dream(shipped):
     assert checkpoint.provenance == whole.provenance
 
 
-def test_starting_points_are_of_the_oldest_play(shipped):
+def test_starting_points_are_of_random_play(shipped):
     run, _, checkpoint = shipped
     replay = FollowedReplay(run / "replay", checkpoint.world_model.actions)
-    replay.follow((run / "replay" / "steps.bin").stat().st_size // step_dtype(checkpoint.world_model.actions).itemsize)
-    episodes = np.cumsum(replay.steps["last"]) - replay.steps["last"]
-    oldest = (episodes.max() + 1) // 4
-    assert oldest >= 1
+    replay.follow(FIRST)
     whole = Checkpoint.load(run / "checkpoint")
     with torch.no_grad():
-        played = whole.world_model.encode(torch.from_numpy(replay.pixels[episodes < oldest]))
+        played = whole.world_model.encode(torch.from_numpy(np.array(replay.pixels)))
     newest = checkpoint.contexts.frames[:, -1]
     nearest = (newest[:, None] - played[None]).flatten(2).abs().amax(2).amin(1)
     assert (nearest < 4e-3).all()  # float16
-    with pytest.raises(RunError, match="has no replay"):
-        starting_points(run / "checkpoint", whole, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["pixels.bin", "steps.bin"])
+@pytest.mark.parametrize("cut", [True, False], ids=["short", "missing"])
+def test_without_that_play_nothing_is_shipped(shipped, tmp_path, name, cut):
+    run = shutil.copytree(shipped[0], tmp_path / "run")
+    path = run / "replay" / name
+    if cut:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 3)
+    else:
+        path.unlink()
+    with pytest.raises(RunError, match=f"lacks the {FIRST} first steps"):
+        ship(run, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
 
 
 def test_everything_is_measured_and_stored(shipped):
