@@ -76,7 +76,7 @@ lock:  ## resolve pyproject.toml anew into requirements.lock (TORCH=x.y.z moves 
 	build/lock/bin/pip install -q "torch==$(TORCH)" ".[all,dev]"
 	{ grep '^#' requirements.lock; \
 	  build/lock/bin/pip list --format=freeze --exclude pip --exclude jedi-env \
-	    | sed -E "s/\+[^ ]*$$//; s/^Box2D==.*/&; platform_machine != 'aarch64'/" | grep -Ev '^(nvidia|cuda|triton)'; } > build/requirements.lock
+	    | sed -E "s/\+[^ ]*$$//; s/^Box2D==.*/&; platform_machine != 'aarch64' and python_version < '3.14'/" | grep -Ev '^(nvidia|cuda|triton)'; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 	rm -rf build
 

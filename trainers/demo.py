@@ -59,7 +59,8 @@ class DemoConfig:
         out: folder for everything it leaves.
         game: one of the 26 games.
         seed: of everything random.
-        train: train the dream from raw frames first. False: take the one that is found on this machine.
+        train: train the dream from raw frames first. False: take the one that is found on this machine, else the
+            package's.
         steps: dream steps that PPO learns from.
         horizon: dream steps an episode.
         episodes: full real games of each policy.
@@ -123,6 +124,8 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
         "dream": {key: checkpoint.provenance.get(key) for key in ("command", "commit", "seed", "config_hash")},
         **provenance(training),
     }
+    if not config.train:
+        del summary["config_hash"]  # of settings that trained nothing here
     (config.out / "summary.json").write_text(json.dumps(summary, indent=1))
     return summary
 

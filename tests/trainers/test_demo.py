@@ -90,6 +90,7 @@ def test_without_training_the_dream_that_is_found_here_is_taken(shown, tmp_path,
     summary = demo(config, TRAINING)
     assert set(summary["seconds"]) == {"strip", "ppo_in_the_dream", "real_games"}
     assert summary["dream"]["commit"] == found.provenance["commit"]
+    assert "config_hash" not in summary, "nothing was trained by these settings"
     assert summary["imagined_steps"] == STEPS
     taken = Checkpoint.load(tmp_path / "out" / "checkpoint")
     for name, value in found.world_model.state_dict().items():

@@ -664,6 +664,18 @@ def test_the_demonstration_is_a_card(tmp_path):
     assert "3 real games, 640 dream steps, 1.50 minutes in all; best game 9.00, a human 30.5." in html
 
 
+def test_a_demonstration_that_trained_no_dream_is_left_out_and_alone_it_is_refused(jedi, tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "demo").mkdir()
+    (tmp_path / "runs" / "demo" / "summary.json").write_text("{}")
+    gathered = gather([tmp_path / "runs" / "a", tmp_path / "runs" / "demo"], NOW)
+    assert [run.path.name for run in gathered.runs] == ["a"]
+    assert "demo is a demonstration in a dream that it did not train: left out." in gathered.warnings[0]
+    code, _, err = jedi("runs/demo")
+    assert code == 2
+    assert "runs/demo is no run directory" in err
+
+
 # Real runs
 
 
