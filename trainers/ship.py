@@ -39,6 +39,7 @@ from trainers.policy import RandomPolicy
 from trainers.provenance import provenance
 from trainers.replay import FollowedReplay, Sampling, rows_in
 from trainers.sb3 import learn, make_algorithm, score_on_reality
+from trainers.train import encoded
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +115,7 @@ def starting_points(run: Path, checkpoint: Checkpoint, size: int) -> Context:
     replay = FollowedReplay(run / "replay", actions)
     replay.follow(rows)
     pixels, taken = replay.contexts(size, model.context_length, Sampling(()), np.random.default_rng(0))
-    with torch.no_grad():
-        return Context(torch.cat([model.encode(part) for part in pixels.split(64)]), taken)
+    return encoded(model, pixels, taken, torch.device("cpu"))
 
 
 def play_real_games(checkpoint: Checkpoint, config: ShipConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
 from jedi_env.folder import replace_file
+from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
 from trainers import distributed
 from trainers.collect import Collector
@@ -241,9 +242,13 @@ def draw_contexts(config: TrainConfig, state: TrainState, size: int, device: tor
     rng = numpy_rng(state.seed, state.epoch, Purpose.CONTEXTS)
     k = config.world_model.context_length
     pixels, actions = state.replay.contexts(size, k, config.fit_world_model.sampling, rng)
-    with torch.no_grad():
-        frames = torch.cat([state.world_model.encode(part.to(device)) for part in pixels.split(64)])
-    return Context(frames, actions.to(device))
+    return encoded(state.world_model, pixels, actions, device)
+
+
+@torch.no_grad()
+def encoded(model: WorldModel, pixels: torch.Tensor, actions: torch.Tensor, device: torch.device) -> Context:
+    """Return the contexts that :meth:`Replay.contexts` drew as ``model`` sees them, on ``device``."""
+    return Context(torch.cat([model.encode(part.to(device)) for part in pixels.split(64)]), actions.to(device))
 
 
 def publish(config: TrainConfig, state: TrainState, env: gym.Env[Any, Any], device: torch.device) -> Checkpoint:
