@@ -39,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 _MODEL = TINY.world_model
 _ENCODER = _MODEL.encoder if isinstance(_MODEL.encoder, LatentEncoderConfig) else LatentEncoderConfig()
-_PIXELS = replace(
+_PIXELS = replace(  # a dream step of as many operations as one of tiny's
     _MODEL,
     encoder=PixelEncoderConfig(),
-    denoiser=replace(_MODEL.denoiser, channels=(8, 8, 16, 32), depths=(1,) * 4, attention=(False,) * 4),
+    denoiser=replace(_MODEL.denoiser, channels=(4, 4, 16, 32), depths=(1,) * 4, attention=(False,) * 4),
     reward_end=replace(
-        _MODEL.reward_end, channels=(8, 16, 32, 32), depths=(1,) * 4, attention=(False,) * 4, down=(True,) * 4
+        _MODEL.reward_end, channels=(4, 8, 16, 32), depths=(1,) * 4, attention=(False,) * 4, down=(True,) * 4
     ),
     switching=1.0,
     covariance_weight=0.0,

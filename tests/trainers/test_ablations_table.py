@@ -5,8 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from jedi_env.dream import Dream
 from jedi_env.errors import UsageError
+from jedi_env.models.world_model import WorldModel
+from jedi_env.types import Context
 from trainers.ablations import (
     OFFLINE_BREAKOUT,
     SHORT_CATCH,
@@ -42,6 +47,21 @@ def test_a_variant_changes_the_world_model_and_what_must_follow_it(name):
     same = replace(config, world_model=SHORT_CATCH.world_model)
     assert (same == SHORT_CATCH) == (name != "pixels")
     assert same.collect == SHORT_CATCH.collect
+
+
+def test_a_dream_of_pixels_takes_as_many_operations_a_step_as_one_of_latents():
+    operations = {}
+    for name in NAMES:
+        model = WorldModel(4, VARIANTS[name]).eval()
+        pixels = torch.zeros(1, model.config.context_length, 64, 64, 3, dtype=torch.uint8)
+        with torch.no_grad():
+            context = Context(model.encode(pixels), torch.zeros(1, model.config.context_length - 1, dtype=torch.long))
+            dream = Dream(model, context, horizon=None)
+            dream.reset(range(1))
+            with FlopCounterMode(display=False) as counter:
+                dream.step(torch.zeros(1, dtype=torch.long))
+        operations[name] = counter.get_total_flops()
+    assert operations["pixels"] == pytest.approx(operations["tiny"], rel=0.02)
 
 
 def test_two_variants_are_trained_measured_and_told(tmp_path):
