@@ -154,7 +154,7 @@ def dream_speed(env: VecEnv | None, steps: int = 30) -> float:
 def held_out(config: DemoConfig, checkpoint: Checkpoint) -> Segment:
     """Return segments of random play that the world model has never seen, each around a reward or an end."""
     env = make_pixels(config.game)
-    replay = Replay(config.out / "held_out")
+    replay = Replay(config.out / "held_out", keep=0)
     seed = config.seed + 1_000_003
     collector = Collector(env, replay, life_loss=True, seed=seed)
     policy = RandomPolicy(checkpoint.world_model.actions, np.random.default_rng(seed))

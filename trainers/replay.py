@@ -55,21 +55,29 @@ def step_dtype(actions: Actions) -> np.dtype[np.void]:
 
 
 class Replay:
-    """A log of real play in ``folder``; opened empty, or at ``length`` rows of what is there.
+    """A log of real play in ``folder``, to write on; :class:`FollowedReplay` only reads one.
 
     Args:
         folder: where the two files live; created if missing.
-        length: rows to keep; what a crash left beyond them is cut off.
+        keep: rows to go on from; all beyond them, what a crash left, is cut off. None: there may be none yet.
         checksum: what :attr:`checksum` was at that length; None: not compared.
         actions: of the game that was played; the default is any discrete ones.
 
     Raises:
-        RunError: fewer rows are there, or others; nothing was cut off.
+        RunError: fewer rows are there, or others, or some although ``keep`` is None; nothing was cut off.
     """
 
-    def __init__(self, folder: Path, length: int = 0, checksum: int | None = None, actions: Actions = _ANY) -> None:
+    def __init__(
+        self, folder: Path, keep: int | None = None, checksum: int | None = None, actions: Actions = _ANY
+    ) -> None:
         self._actions = actions
         self._step = step_dtype(actions)
+        if keep is None and (rows := rows_in(folder, actions)):
+            raise RunError(
+                f"{folder} already holds a log of {rows} rows. Write keep={rows} to go on from its end, keep=0 to lose "
+                f"it, or FollowedReplay to read it."
+            )
+        length = keep or 0
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = (folder / "pixels.bin", folder / "steps.bin")
         sizes = (length * _PIXELS.itemsize, length * self._step.itemsize)

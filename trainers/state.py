@@ -391,7 +391,7 @@ def _newest(run_dir: Path, actions: Actions) -> tuple[Path | None, _Facts | None
             f"No state of the run in {run_dir} is whole. {' '.join(faults)} Restore one of them, or delete "
             f"{run_dir / 'state'} to begin the run anew."
         )
-    return None, None, Replay(run_dir / "replay", actions=actions)
+    return None, None, Replay(run_dir / "replay", keep=0, actions=actions)
 
 
 def _read_facts(folder: Path, actions: Actions) -> _Facts:

@@ -134,7 +134,7 @@ def test_a_game_that_lingers_without_lives_ends_once(tmp_path):
 def test_games_have_seeds_of_their_own_that_follow_from_the_runs(tmp_path):
     def seeds(seed):
         env = ToyGame(limit=4)
-        with closing(Replay(tmp_path / str(seed))) as replay:
+        with closing(Replay(tmp_path / str(seed), keep=0)) as replay:
             list(Collector(env, replay, life_loss=True, seed=seed).collect(40, Always(1)))
         return env.seeds
 

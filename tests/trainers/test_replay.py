@@ -105,7 +105,7 @@ def scratch(tmp_path_factory):
 @given(log=logs(), length=st.integers(1, 3), seed=st.integers(0, 100))
 @settings(max_examples=25)
 def test_segments_are_exactly_those_of_a_list_of_episodes(scratch, log, length, seed):
-    with closing(Replay(scratch / "segments")) as replay:
+    with closing(Replay(scratch / "segments", keep=0)) as replay:
         written = write(replay, *log)
         possible = {
             slow_segment(episode, place - back, length)
@@ -127,7 +127,7 @@ def test_segments_are_exactly_those_of_a_list_of_episodes(scratch, log, length, 
 @given(log=logs(), length=st.integers(1, 4), seed=st.integers(0, 100))
 @settings(max_examples=25)
 def test_contexts_are_the_last_frames_before_a_choice(scratch, log, length, seed):
-    with closing(Replay(scratch / "contexts")) as replay:
+    with closing(Replay(scratch / "contexts", keep=0)) as replay:
         written = write(replay, *log)
         possible = set()
         for episode in written:
@@ -146,7 +146,7 @@ def test_contexts_are_the_last_frames_before_a_choice(scratch, log, length, seed
 @given(log=logs())
 @settings(max_examples=25)
 def test_it_counts_rows_and_steps(scratch, log):
-    with closing(Replay(scratch / "counts")) as replay:
+    with closing(Replay(scratch / "counts", keep=0)) as replay:
         episodes, under_way = log
         write(replay, episodes, under_way)
         steps = sum(len(episode) for episode in episodes)
@@ -264,7 +264,7 @@ def files(folder):
 @settings(max_examples=20)
 def test_reopening_cuts_off_what_a_crash_left(scratch, log, keep, litter):
     folder = scratch / "reopened"
-    with closing(Replay(folder)) as replay:
+    with closing(Replay(folder, keep=0)) as replay:
         write(replay, *log)
         length = round(keep * replay.length)
         pixels, steps = replay.pixels[:length].copy(), replay.steps[:length].copy()
@@ -291,6 +291,19 @@ def test_a_file_shorter_than_recorded_is_refused_and_nothing_is_cut_off(tmp_path
     with pytest.raises(RunError, match=damaged):
         Replay(tmp_path, 4)
     assert files(tmp_path) == before
+
+
+def test_a_log_that_is_there_is_not_lost_unasked(tmp_path):
+    with closing(Replay(tmp_path)) as replay:
+        write(replay, [[Step(1, 1.0, False)] * 4])
+    before, rows = files(tmp_path), replay.length
+    with pytest.raises(RunError, match=f"already holds a log of {rows} rows.*keep={rows}.*FollowedReplay"):
+        Replay(tmp_path)
+    assert files(tmp_path) == before
+    with closing(Replay(tmp_path, keep=rows)) as again:
+        assert again.num_steps == 4
+    with closing(Replay(tmp_path, keep=0)) as emptied:
+        assert emptied.length == 0
 
 
 def test_what_was_logged_is_in_the_files_after_a_flush(tmp_path):
