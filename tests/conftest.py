@@ -1,6 +1,7 @@
-"""What every test shares: no display, no sound, nobody's own dreams, one thread, and no deadlines."""
+"""What every test shares: no display, no sound, nobody's own dreams, one thread, no deadlines, and a checkpoint."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -48,3 +49,19 @@ def tracked() -> list[str]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [name for name in listed.split("\0") if name and (ROOT / name).exists()]
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with everything in it, which no test changes."""
+    from tests.tiny_dream import tiny_checkpoint
+
+    path = tmp_path_factory.mktemp("pristine") / "dream"
+    tiny_checkpoint(agent=True, decoder=True).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(pristine: Path, tmp_path: Path) -> Path:
+    """A copy of it to play with."""
+    return Path(shutil.copytree(pristine, tmp_path / "dream"))

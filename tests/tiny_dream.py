@@ -1,4 +1,4 @@
-"""A dream small enough to save and load hundreds of times, with random weights everywhere."""
+"""A dream small enough to save and load hundreds of times, with random weights everywhere, and what is seen of it."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import torch
 
 from jedi_env.actions import BoxActions
 from jedi_env.checkpoint import AgentRecord, Checkpoint
+from jedi_env.dream import Dream
 from jedi_env.models.decoder import Decoder, DecoderConfig
 from jedi_env.models.denoiser import DenoiserConfig
 from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
@@ -94,4 +95,38 @@ def tiny_checkpoint(
         provenance={"commit": "0123abc", "seed": seed, "versions": {"torch": "2"}},
         metrics={"scores": [{"mean": 1.5, "returns": [1, 2]}]},
         agent=record,
+    )
+
+
+def dreamt(checkpoint, steps=6):
+    """Everything that is seen of a dream."""
+    dream = Dream(checkpoint.world_model, checkpoint.contexts, horizon=4)
+    dream.reset(range(3))
+    seen = [dream.observation(2)]
+    for t in range(steps):
+        transition = dream.step(torch.tensor([t % NUM_ACTIONS, 1, 2]))
+        dream.restart(transition.done)
+        seen += [dream.observation(1), transition.prediction.reward_probs, transition.prediction.termination_prob]
+    return torch.cat([tensor.flatten() for tensor in seen])
+
+
+def same(a, b):
+    """Whether two checkpoints hold the same, bit for bit."""
+    tensors = []
+    for checkpoint in (a, b):
+        model, agent = checkpoint.world_model, checkpoint.agent
+        found = {f"model.{k}": v for k, v in model.state_dict().items()}
+        if isinstance(model.decoder, Decoder):
+            found |= {f"decoder.{k}": v for k, v in model.decoder.state_dict().items()}
+        if agent is not None:
+            found |= {f"agent.{k}": v for k, v in agent.tensors.items()}
+        tensors.append({**found, "frames": checkpoint.contexts.frames, "actions": checkpoint.contexts.actions})
+    facts = [
+        (c.game, c.horizon, c.protocol, c.provenance, c.metrics, c.agent and c.agent.config, c.world_model.config)
+        for c in (a, b)
+    ]
+    return (
+        facts[0] == facts[1]
+        and tensors[0].keys() == tensors[1].keys()
+        and all(x.dtype == tensors[1][k].dtype and torch.equal(x, tensors[1][k]) for k, x in tensors[0].items())
     )
