@@ -69,7 +69,7 @@ class FidelityConfig:
     horizon: int = 30
     segments: int = 256
     steps: int = 3_000
-    probe_steps: int = 6_000
+    probe_steps: int = 20_000
     probes: bool = True
     on_policy: bool = False
     seed: int = 0

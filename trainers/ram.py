@@ -32,16 +32,22 @@ class Place:
     Attributes:
         byte: its address, 0 to 127. One unit is one pixel of ALE's 160x210 screen.
         shown: address of a byte that is 0 while the object is not on the screen; None: it always is.
+        lowest: the largest value of that byte at which any of the object is drawn.
     """
 
     byte: int
     shown: int | None = None
+    lowest: int = 255
 
 
 PLACES: Mapping[str, Mapping[str, Place]] = MappingProxyType(
     {
         "Boxing": {"player_x": Place(32), "player_y": Place(34), "enemy_x": Place(33), "enemy_y": Place(35)},
-        "Breakout": {"ball_x": Place(99, shown=101), "ball_y": Place(101, shown=101), "player_x": Place(72)},
+        "Breakout": {  # a lost ball goes on falling where nothing is drawn
+            "ball_x": Place(99, shown=101, lowest=185),
+            "ball_y": Place(101, shown=101, lowest=185),
+            "player_x": Place(72),
+        },
         "Freeway": {"player_y": Place(14)},
         "Frostbite": {"player_x": Place(102), "player_y": Place(100)},
         "MsPacman": {"player_x": Place(10), "player_y": Place(16)},
@@ -66,7 +72,8 @@ def numbers(game: str, ram: Bytes) -> npt.NDArray[np.float32]:
     for place in PLACES[game].values():
         value = ram[..., place.byte].astype(np.float32)
         if place.shown is not None:
-            value[ram[..., place.shown] == 0] = np.nan
+            shown = ram[..., place.shown]
+            value[(shown == 0) | (shown > place.lowest)] = np.nan
         columns.append(value)
     return np.stack(columns, axis=-1)
 

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -62,12 +63,41 @@ def test_a_ball_that_is_not_there_has_no_place(breakout):
     with closing(Twin("Breakout")) as twin:
         ram = twin.play(*breakout)
     read = numbers("Breakout", ram)
-    gone = ram[:, 101] == 0
+    gone = (ram[:, 101] == 0) | (ram[:, 101] > 185)
     assert 0 < gone.mean() < 1
     for name, column in zip(PLACES["Breakout"], read.T, strict=True):
         assert np.array_equal(np.isnan(column), gone if name.startswith("ball") else np.zeros(len(gone), bool))
         there = ~np.isnan(column)
         assert np.array_equal(column[there], ram[there, PLACES["Breakout"][name].byte])
+
+
+def test_a_lost_ball_has_a_place_as_long_as_any_of_it_is_drawn():
+    rng, below_bricks, paddle = np.random.default_rng(0), 93, slice(189, 193)
+    drawn = lost = 0
+    with closing(gymnasium.make("ale_py:ALE/Breakout-v5", frameskip=1, repeat_action_probability=0.0)) as env:
+        env.reset(seed=0)
+        ale = env.unwrapped.ale
+        for frame in range(4000):
+            if frame % 4 == 0:
+                action = rng.choice(ale.getMinimalActionSet())
+            ale.act(action)
+            if ale.game_over():
+                ale.reset_game()
+            ram = ale.getRAM()
+            x, y, _ = numbers("Breakout", ram)
+            red = (np.abs(ale.getScreenRGB()[:, 8:152].astype(int) - RED) < 5).all(axis=-1)  # between the walls
+            red[paddle] = False
+            rows = below_bricks + np.flatnonzero(red[below_bricks:].any(axis=1))
+            if np.isnan(y):
+                assert not len(rows) or ram[101] == 186  # the last line of it, in some frames
+                lost += ram[101] > 0
+            elif y > 100 and y != 180 and 55 < x < 201:  # else the paddle's rows or a wall may hide all of it
+                top = int(y) + 9
+                assert len(rows)
+                assert top <= rows.min() <= rows.max() < top + 4
+                drawn += 1
+    assert drawn > 500
+    assert lost > 100
 
 
 def test_another_game_than_the_recorded_one_is_told(breakout):

@@ -44,7 +44,7 @@ class Fidelity:
     horizon: int = 30
     segments: int = 256
     steps: int = 3_000
-    probe_steps: int = 6_000
+    probe_steps: int = 20_000
     probes: bool = True
     on_policy: bool = False
     sampler_steps: int | None = None
