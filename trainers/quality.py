@@ -55,15 +55,17 @@ class QualityConfig:
         seeds: how many.
         steps: dream steps that PPO learns from.
         horizon: dream steps an episode of PPO's.
+        threads: of PyTorch; more than one only on a machine that does nothing else.
     """
 
     out: Path = Path("runs/quality")
     seeds: int = 3
     steps: int = 150_000
     horizon: int = 25
+    threads: int = THREADS
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "horizon"):
+        for name in ("seeds", "steps", "horizon", "threads"):
             check_positive(name, getattr(self, name))
 
 
@@ -118,7 +120,7 @@ def main() -> int:
     """Run the gate from the command line; 0 if every seed passes, else 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = tyro.cli(QualityConfig, description=__doc__)
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(config.threads)
     with exit_codes("trainers.quality"):
         summary = quality(config, CATCH)
     print(
