@@ -44,8 +44,8 @@ from trainers.train import train
 from trainers.video import Panel, Video
 
 LANES = 64
-# Measured on two cores: a second thread makes an update of so small a model 1.2 to 1.7 times faster on an idle machine, and 4
-# to 6 times slower as soon as anything else runs.
+# Measured on two cores: a second thread makes an update of so small a model 1.2 to 1.7 times faster on an idle machine,
+# and 4 to 6 times slower as soon as anything else runs.
 THREADS = 1
 HELD_OUT_STEPS = 400
 VIDEO_STEPS, FPS = 300, 15  # 15 decisions a second are the real game's speed
