@@ -95,6 +95,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: it is missing, damaged, foreign, malicious or of a newer version; nothing was loaded.
+            UsageError: ``path`` is no path, or there is no such device.
         """
         folder, on = _as_folder(path).resolve(), _as_device(device)
         for _ in range(ATTEMPTS):
@@ -125,7 +126,11 @@ class Checkpoint:
         replace_folder(folder, self._contents(half), ours=FILES)
 
     def to(self, device: torch.device | str) -> Checkpoint:
-        """Return this checkpoint if it is on ``device``, else a copy there: in evaluation mode, without gradients."""
+        """Return this checkpoint if it is on ``device``, else a copy there: in evaluation mode, without gradients.
+
+        Raises:
+            UsageError: there is no such device.
+        """
         place = _as_device(device)
         if place == self.contexts.frames.device:
             return self

@@ -84,7 +84,8 @@ def load_diamond(
 
     Args:
         path_or_game: one of their ``.pt`` files, or one of :data:`jedi_env.GAMES`, which is downloaded from the hub.
-        contexts: starting points: frames ``(N, 4, 3, 64, 64)`` in [-1, 1] and actions ``(N, 3)``.
+        contexts: starting points, at least one: float32 frames ``(N, 4, 3, 64, 64)`` in [-1, 1] and int64 actions
+            ``(N, 3)``.
         game: the game of the file; default: the file's name, if that is a game.
 
     Returns:

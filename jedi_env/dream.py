@@ -126,10 +126,11 @@ class Dream:
         """Begin dreams.
 
         Args:
-            seeds: one a lane; equal seeds dream equal dreams whatever the other lanes do. None: the streams go on.
-            mask: bool ``(B,)``, only these lanes begin anew; None: all.
+            seeds: one a lane; equal seeds dream equal dreams whatever the other lanes do. None: the streams go on;
+                the first reset needs seeds.
+            mask: bool ``(B,)``, only these lanes begin anew; None: all, as the first reset must.
             contexts: int64 ``(B,)``, indices into the bank; None: drawn by the lanes' noise.
-            context: begin after this history instead, one a lane.
+            context: begin after these B histories instead; lanes outside ``mask`` ignore theirs.
         """
         key = self.state.key if seeds is None else lane_keys(seeds, self.device)
         count = self.state.count if seeds is None else torch.zeros_like(key)

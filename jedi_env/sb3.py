@@ -62,8 +62,8 @@ def make_dream(
     """Return ``n_envs`` dreams of one world model, with a ``VecMonitor`` around them.
 
     Observations are float32 ``(frame_stack*C, H, W)`` latents, or with ``obs_type="rgb"`` uint8 images
-    ``(64, 64, 3*frame_stack)``, which SB3 transposes by itself. Rewards are the signs -1, 0 and 1 that the model
-    learned.
+    ``(64, 64, 3*frame_stack)``, which SB3 transposes by itself. Rewards are the signs -1, 0 and 1, or of any size
+    if the model learned that.
 
     Args:
         game_or_checkpoint: one of :data:`jedi_env.GAMES`, whose dream is looked up; or a checkpoint: its folder,
@@ -81,8 +81,9 @@ def make_dream(
         render_mode: None or ``"rgb_array"``.
 
     Raises:
-        UsageError: neither a game nor a checkpoint, or a wrong argument.
-        CheckpointError: no dream of that game was found, or it is damaged.
+        UsageError: neither a game nor a checkpoint, no dream of that game, or a wrong argument.
+        CheckpointError: the checkpoint is missing or damaged.
+        RunError: so many dreams do not fit into the memory.
     """
     check_seed(seed)
     game = game_or_checkpoint if isinstance(game_or_checkpoint, str) and game_or_checkpoint in GAMES else None
@@ -431,6 +432,9 @@ class LatentCnn(BaseFeaturesExtractor):
         observation_space: a float Box ``(channels, height, width)``, at least 2x2.
         features_dim: length of the feature vector.
         width: channels of the convolutions.
+
+    Raises:
+        UsageError: another space.
     """
 
     def __init__(self, observation_space: spaces.Space[Any], features_dim: int = 256, width: int = 32) -> None:

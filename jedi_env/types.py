@@ -193,7 +193,7 @@ class Transition(Record):
 
     Attributes:
         prediction: reward and termination with their probabilities.
-        truncated: bool: the horizon was reached (and the lane not terminated by it alone).
+        truncated: bool: the horizon was reached; the lane may have terminated in the same step.
     """
 
     prediction: Prediction

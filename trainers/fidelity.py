@@ -60,7 +60,8 @@ class FidelityConfig:
         horizon: the longest, in dreamed steps.
         segments: starting points drawn uniformly; as many again are drawn around events.
         steps: held-out real steps that they are drawn from.
-        probe_steps: real steps of other games that the probe is fitted on.
+        probe_steps: real steps of other games that the probe is fitted on; of frames with more than :data:`PROBE_SIZE`
+            elements, at most that many of them.
         probes: read ALE's RAM from the latents, where it is known.
         on_policy: play with the checkpoint's own agent rather than with random actions.
         seed: of games, actions, starting points, noise and bootstrap.

@@ -51,7 +51,8 @@ class QualityConfig:
     """The quality gate.
 
     Attributes:
-        out: folder of the runs and of ``quality.json``; what is finished there is not trained anew.
+        out: folder of the runs and of ``quality.json``. A native run that is finished there is not trained anew (its
+            seconds are then those of this call); PPO always is.
         seeds: how many.
         steps: dream steps that PPO learns from.
         horizon: dream steps an episode of PPO's.

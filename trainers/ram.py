@@ -32,20 +32,20 @@ class Place:
     Attributes:
         byte: its address, 0 to 127. One unit is one pixel of ALE's 160x210 screen.
         shown: address of a byte that is 0 while the object is not on the screen; None: it always is.
-        lowest: the largest value of that byte at which any of the object is drawn.
+        last: the largest value of that byte (places grow downwards) at which the object counts as on the screen.
     """
 
     byte: int
     shown: int | None = None
-    lowest: int = 255
+    last: int = 255
 
 
 PLACES: Mapping[str, Mapping[str, Place]] = MappingProxyType(
     {
         "Boxing": {"player_x": Place(32), "player_y": Place(34), "enemy_x": Place(33), "enemy_y": Place(35)},
         "Breakout": {  # a lost ball goes on falling where nothing is drawn
-            "ball_x": Place(99, shown=101, lowest=185),
-            "ball_y": Place(101, shown=101, lowest=185),
+            "ball_x": Place(99, shown=101, last=185),
+            "ball_y": Place(101, shown=101, last=185),
             "player_x": Place(72),
         },
         "Freeway": {"player_y": Place(14)},
@@ -73,7 +73,7 @@ def numbers(game: str, ram: Bytes) -> npt.NDArray[np.float32]:
         value = ram[..., place.byte].astype(np.float32)
         if place.shown is not None:
             shown = ram[..., place.shown]
-            value[(shown == 0) | (shown > place.lowest)] = np.nan
+            value[(shown == 0) | (shown > place.last)] = np.nan
         columns.append(value)
     return np.stack(columns, axis=-1)
 

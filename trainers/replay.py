@@ -72,14 +72,15 @@ class Replay:
     ) -> None:
         self._actions = actions
         self._step = step_dtype(actions)
-        if keep is None and (rows := rows_in(folder, actions)):
+        self._paths = (folder / "pixels.bin", folder / "steps.bin")
+        if keep is None and any(path.exists() and path.stat().st_size for path in self._paths):
+            rows = rows_in(folder, actions)
             raise RunError(
                 f"{folder} already holds a log of {rows} rows. Write keep={rows} to go on from its end, keep=0 to lose "
                 f"it, or FollowedReplay to read it."
             )
         length = keep or 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._paths = (folder / "pixels.bin", folder / "steps.bin")
         sizes = (length * _PIXELS.itemsize, length * self._step.itemsize)
         for path, size in zip(self._paths, sizes, strict=True):  # both, before either is changed
             have = path.stat().st_size if path.exists() else 0

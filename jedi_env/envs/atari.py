@@ -86,11 +86,11 @@ class AtariProtocol:
 class AtariGame(gymnasium.Env[Pixels, Action]):
     """One game under a protocol; observations are pixels, uint8 ``(size, size, 3)``.
 
-    A seed and the actions since determine every frame. A seeded ``reset`` boots the console anew (about 0.1 s here); an
-    unseeded one is 20 times faster and continues the seed's stream of no-op counts. Under ``life_loss`` an unseeded
-    ``reset`` right after a lost life shows the same pixels again and the game goes on; a seeded one starts a new game.
-    ``info`` has ``lives``, ``frame_number``, ``episode_frame_number`` and ``game_over``, which tells the end of a game
-    from the end of a life.
+    Where ``size`` is None they are ``(210, 160, 3)``. A seed and the actions since determine every frame. A seeded
+    ``reset`` boots the console anew (about 0.1 s here); an unseeded one is 20 times faster and continues the seed's
+    stream of no-op counts. Under ``life_loss`` an unseeded ``reset`` right after a lost life shows the same pixels
+    again and the game goes on; a seeded one starts a new game. ``info`` has ``lives``, ``frame_number``,
+    ``episode_frame_number`` and ``game_over``, which tells the end of a game from the end of a life.
 
     Args:
         game: one of :data:`jedi_env.GAMES`.

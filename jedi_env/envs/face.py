@@ -155,7 +155,11 @@ class Face:
         return pixels.permute(0, 2, 3, 1, 4).flatten(3)  # (B, 64, 64, stack * 3), channels of one frame together
 
     def render(self) -> NDArray[np.uint8]:
-        """Return the newest frames as a person can look at them: uint8 ``(B, 256, 256, 3)``."""
+        """Return the newest frames as a person can look at them: uint8 ``(B, 256, 256, 3)``.
+
+        Raises:
+            UsageError: before the first reset, or there is no decoder.
+        """
         if not self.begun:
             raise UsageError("render() before reset(): call reset() first.")
         pixels: NDArray[np.uint8] = self._decode(self.dream.state.model.frames[:, -1]).cpu().numpy()
@@ -199,6 +203,9 @@ class Face:
 
         Unless ``wait``, tensors elsewhere than on the CPU are checked by shape and type only: looking at their values
         would wait for the device.
+
+        Raises:
+            UsageError: they do not fit.
         """
         allowed, wanted = self.allowed, self.allowed.wanted(lanes)
         shape = (*lanes, *allowed.shape)
@@ -215,7 +222,11 @@ class Face:
         return torch.as_tensor(array.astype(allowed.array_dtype), device=self.dream.device)
 
     def context_indices(self, contexts: ArrayLike | Tensor, lanes: int, mask: Tensor | None = None) -> Tensor:
-        """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it where ``mask`` holds; 0 elsewhere."""
+        """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it where ``mask`` holds; 0 elsewhere.
+
+        Raises:
+            UsageError: it does not fit.
+        """
         array, bank = as_array(contexts, "options['contexts']"), len(self.checkpoint.contexts)
         if array.ndim == 0:
             array = np.full(lanes, array)
@@ -237,6 +248,9 @@ class Face:
             actions: the K-1 actions between them, ``(K-1, ...)`` or ``(lanes, K-1, ...)``.
             lanes: number of lanes; a single history serves all.
             mask: bool ``(lanes,)``, the lanes whose actions count; None: all.
+
+        Raises:
+            UsageError: they do not fit.
         """
         need, allowed = self.model.context_length, self.allowed
         pixels, taken = as_array(frames, "options['frames']"), as_array(actions, "options['actions']")
@@ -265,7 +279,11 @@ class Face:
         return Context(encoded, torch.as_tensor(between, device=device))
 
     def checked_state(self, state: object, lanes: int, seeds: Sequence[int] | None = None) -> DreamState:
-        """Return a copy of ``state`` on the dream's device, if it fits; with ``seeds``, on their noise."""
+        """Return a copy of ``state`` on the dream's device, if it fits; with ``seeds``, on their noise.
+
+        Raises:
+            UsageError: it does not fit.
+        """
         if not isinstance(state, DreamState):
             raise UsageError(f"A state is what clone_state() returned, not {type(state).__name__}.")
         lane = torch.zeros(1, dtype=torch.int64, device=self.dream.device)
@@ -313,7 +331,11 @@ def unnamed_seed(env: Generators) -> int:
 
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
-    """Return ``options`` as a dict of its own, having checked its names."""
+    """Return ``options`` as a dict of its own, having checked its names.
+
+    Raises:
+        UsageError: an unknown name, or names that exclude or need one another.
+    """
     given = check_names(options, known)
     starts = [name for name in ("contexts", "frames", "state") if given.get(name) is not None]
     if len(starts) > 1:

@@ -29,7 +29,8 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
 
     Args:
         game: one of the 26 games, whose dream is looked up; None: ``checkpoint`` says which.
-        checkpoint: a folder, ``hub://owner/repo[@revision]``, or a loaded :class:`jedi_env.Checkpoint`.
+        checkpoint: a folder, ``hub://owner/repo[@revision]``, a loaded :class:`jedi_env.Checkpoint`, or None: looked up
+            by ``game``.
         obs_type: ``"latent"``: float32 ``(frame_stack*C, H, W)``; ``"rgb"``: uint8 ``(64, 64, 3*frame_stack)``.
         frame_stack: frames in an observation, newest last; 1 to the model's context length.
         horizon: steps until ``truncated``; ``"checkpoint"``: its recommendation, else 50; None: no limit.
@@ -144,19 +145,31 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
         )
 
     def clone_state(self) -> DreamState:
-        """Return all that the dream is, as tensors of its own: to be restored, pickled, or repeated into many lanes."""
+        """Return all that the dream is, as tensors of its own: to be restored, pickled, or repeated into many lanes.
+
+        Raises:
+            UsageError: before the first reset, or the environment is closed.
+        """
         self._check_open()
         if not self.face.begun:
             raise UsageError("clone_state() before reset(): call reset() first.")
         return self.face.dream.state.clone()
 
     def restore_state(self, state: DreamState) -> None:
-        """Go on from ``state``, exactly; the state itself is not touched."""
+        """Go on from ``state``, exactly; the state itself is not touched.
+
+        Raises:
+            UsageError: it is no state, or has more than one lane, or another model's frames.
+        """
         self._check_open()
         self.face.dream.state = self.face.checked_state(state, 1)
 
     def observe(self) -> NDArray[Any]:
-        """Return the current observation, as after :meth:`restore_state`."""
+        """Return the current observation, as after :meth:`restore_state`.
+
+        Raises:
+            UsageError: before the first reset, or the environment is closed.
+        """
         self._check_open()
         if not self.face.begun:
             raise UsageError("observe() before reset(): call reset() first.")

@@ -50,7 +50,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     Args:
         num_envs: number of dreams.
         game: one of the 26 games, whose dream is looked up; None: ``checkpoint`` says which.
-        checkpoint: a folder, ``hub://owner/repo[@revision]``, or a loaded :class:`jedi_env.Checkpoint`.
+        checkpoint: a folder, ``hub://owner/repo[@revision]``, a loaded :class:`jedi_env.Checkpoint`, or None: looked up
+            by ``game``.
         obs_type: ``"latent"``: float32 ``(frame_stack*C, H, W)``; ``"rgb"``: uint8 ``(64, 64, 3*frame_stack)``.
         frame_stack: frames in an observation, newest last; 1 to the model's context length.
         horizon: steps until ``truncated``; ``"checkpoint"``: its recommendation, else 50; None: no limit.
@@ -206,7 +207,11 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         return told
 
     def clone_state(self) -> DreamState:
-        """Return all that the dreams are: tensors of their own, to be restored, pickled, sliced or repeated."""
+        """Return all that the dreams are: tensors of their own, to be restored, pickled, sliced or repeated.
+
+        Raises:
+            UsageError: before the first reset, or the environment is closed.
+        """
         self._check_open()
         if not self.face.begun:
             raise UsageError("clone_state() before reset(): call reset() first.")
@@ -223,7 +228,11 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         self.face.dream.state = self._checked_state(state)
 
     def observe(self) -> Array:
-        """Return the current observations, as after :meth:`restore_state`."""
+        """Return the current observations, as after :meth:`restore_state`.
+
+        Raises:
+            UsageError: before the first reset, or the environment is closed.
+        """
         self._check_open()
         if not self.face.begun:
             raise UsageError("observe() before reset(): call reset() first.")

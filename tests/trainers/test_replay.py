@@ -302,6 +302,12 @@ def test_a_log_that_is_there_is_not_lost_unasked(tmp_path):
     assert files(tmp_path) == before
     with closing(Replay(tmp_path, keep=rows)) as again:
         assert again.num_steps == 4
+    steps = (tmp_path / "steps.bin").read_bytes()
+    (tmp_path / "steps.bin").unlink()
+    with pytest.raises(RunError, match="already holds a log"):
+        Replay(tmp_path)
+    assert (tmp_path / "pixels.bin").read_bytes() == before[0]
+    (tmp_path / "steps.bin").write_bytes(steps)
     with closing(Replay(tmp_path, keep=0)) as emptied:
         assert emptied.length == 0
 
