@@ -75,7 +75,7 @@ OFFLINE_BREAKOUT = replace(
 RESAMPLES = 10_000
 _REPORT = "fidelity.json"
 _COLUMNS = (
-    "error against copying, 1 / 5 / 10 / 15 steps",
+    *(f"error against copying after {k} (95%)" for k in (1, 5, 15)),
     "rank, real",
     "reward recall after 0 / 1 / 5 dreamed frames",
     "R2 ball x, y, encoded",
@@ -169,12 +169,16 @@ def _cells(report: Mapping[str, Any]) -> list[str]:
         return ", ".join(_number(probes[name, horizon]) for name in ("ball_x", "ball_y"))
 
     return [
-        " / ".join(_number(frames[k]["against_copy"] and frames[k]["against_copy"]["value"]) for k in (1, 5, 10, 15)),
+        *(_with_interval(frames[k]["against_copy"]) for k in (1, 5, 15)),
         f"{spread[0]['rank_real']:.0f}",
         " / ".join(_number(events[k]["reward"]["recall"][2]) for k in (0, 1, 5)),
         r2(0),
         r2(5),
     ]
+
+
+def _with_interval(ratio: Mapping[str, float] | None) -> str:
+    return "-" if ratio is None else f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def _number(value: float | None) -> str:
