@@ -72,7 +72,7 @@ class Replay:
     ) -> None:
         self._actions = actions
         self._step = step_dtype(actions)
-        self._paths = (folder / "pixels.bin", folder / "steps.bin")
+        self._paths = _paths(folder)
         if keep is None and any(path.exists() and path.stat().st_size for path in self._paths):
             rows = rows_in(folder, actions)
             raise RunError(
@@ -281,7 +281,7 @@ class FollowedReplay(Replay):
     def __init__(self, folder: Path, actions: Actions = _ANY) -> None:
         self._actions = actions
         self._step = step_dtype(actions)
-        self._paths = (folder / "pixels.bin", folder / "steps.bin")
+        self._paths = _paths(folder)
         self._length = self._num_last = 0
         self._mapped = -1
 
@@ -299,9 +299,13 @@ class FollowedReplay(Replay):
 
 def rows_in(folder: Path, actions: Actions) -> int:
     """Return how many whole rows the log in ``folder`` has; 0 if there is none."""
-    sizes = {"pixels.bin": _PIXELS.itemsize, "steps.bin": step_dtype(actions).itemsize}
-    paths = {folder / name: size for name, size in sizes.items()}
-    return min(path.stat().st_size // size if path.is_file() else 0 for path, size in paths.items())
+    sizes = (_PIXELS.itemsize, step_dtype(actions).itemsize)
+    paths = zip(_paths(folder), sizes, strict=True)
+    return min(path.stat().st_size // size if path.is_file() else 0 for path, size in paths)
+
+
+def _paths(folder: Path) -> tuple[Path, Path]:
+    return folder / "pixels.bin", folder / "steps.bin"
 
 
 def usual_reward(steps: npt.NDArray[np.void]) -> float:
