@@ -48,6 +48,8 @@ BANS = [
     ("jedi_env", "trainers"),
     ("jedi_env.checkpoint", "jedi_env.dream"),
     ("jedi_env.checkpoint", "jedi_env.envs"),
+    ("jedi_env.checkpoint", "jedi_env.find"),
+    ("jedi_env.checkpoint_config", "jedi_env.checkpoint"),
     ("jedi_env.metrics", "jedi_env.sb3"),
     ("jedi_env.envs", "jedi_env.sb3"),
 ]

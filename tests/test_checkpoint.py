@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jedi_env import checkpoint as module
-from jedi_env.checkpoint import FILES, Checkpoint
+from jedi_env import checkpoint_config as module
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.checkpoint_config import FILES
 from jedi_env.errors import CheckpointError
 from tests.tiny_dream import LATENT, PIXEL, dreamt, same, tiny_checkpoint, tiny_model
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jedi_env import checkpoint as module
-from jedi_env.checkpoint import Checkpoint, find_checkpoint, homes, locate
+from jedi_env import find as module
+from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import CheckpointError, UsageError
+from jedi_env.find import find_checkpoint, homes, locate
 from jedi_env.games import GAMES
 from tests.tiny_dream import same, tiny_checkpoint
 
@@ -21,7 +22,7 @@ def places(tmp_path, monkeypatch):
     """The three homes of dreams, all empty."""
     monkeypatch.setenv("JEDI_ENV_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "checkpoint.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "find.py"))
     return [tmp_path / "home", tmp_path / "cache" / "jedi-env", tmp_path / "package" / "pretrained"]
 
 

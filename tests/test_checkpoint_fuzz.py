@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from jedi_env.checkpoint import FILES, Checkpoint
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.checkpoint_config import FILES
 from jedi_env.errors import CheckpointError
 from tests.damage import A, C, M, written
 from tests.mutation import mutated_bytes, mutated_json

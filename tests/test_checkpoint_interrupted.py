@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from jedi_env import checkpoint as module
-from jedi_env.checkpoint import FILES, Checkpoint, find_checkpoint
+from jedi_env import checkpoint, checkpoint_config
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.checkpoint_config import FILES
+from jedi_env.find import find_checkpoint
 from tests.tiny_dream import same, tiny_checkpoint
 
 # Interrupted
@@ -167,7 +169,7 @@ def test_a_folder_that_goes_while_its_other_files_are_copied_is_copied_again(tmp
 def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch, moment):
     old, new = tiny_checkpoint(seed=0, agent=True, decoder=True), tiny_checkpoint(seed=1, agent=True, decoder=True)
     old.save(tmp_path / "dream")
-    real, times = module.inside, []
+    real, times = checkpoint.inside, []
 
     def inside(folder, name):
         if name == moment and not times:
@@ -175,6 +177,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path, monkeypa
             new.save(tmp_path / "dream")
         return real(folder, name)
 
-    monkeypatch.setattr(module, "inside", inside)
+    for reader in (checkpoint, checkpoint_config):
+        monkeypatch.setattr(reader, "inside", inside)
     assert same(new, Checkpoint.load(tmp_path / "dream"))
     assert times == [moment]

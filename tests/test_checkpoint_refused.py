@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save as safetensors_save
 
-from jedi_env import checkpoint as module
-from jedi_env.checkpoint import VERSION, Checkpoint, find_checkpoint
+from jedi_env import find as module
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.checkpoint_config import VERSION
 from jedi_env.errors import CheckpointError
+from jedi_env.find import find_checkpoint
 from tests.damage import (
     A,
     Bomb,

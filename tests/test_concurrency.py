@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-import jedi_env.checkpoint
-from jedi_env.checkpoint import Checkpoint, find_checkpoint
+from jedi_env import find
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.find import find_checkpoint
 from tests.tiny_dream import NUM_ACTIONS, tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -123,20 +124,20 @@ def test_dreams_in_processes_are_those_that_they_are_alone(folder, method):
 
 FORK_WHILE_ANOTHER_THREAD_LOADS = """
 import os, sys, threading, time
-import jedi_env.checkpoint as module
-from jedi_env.checkpoint import find_checkpoint
-loading, done, load = threading.Event(), threading.Event(), module.Checkpoint.load
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.find import find_checkpoint
+loading, done, load = threading.Event(), threading.Event(), Checkpoint.load
 def slow(*arguments):
     loading.set()
     done.wait()
     return load(*arguments)
-module.Checkpoint.load = slow
+Checkpoint.load = slow
 thread = threading.Thread(target=find_checkpoint, args=(None, sys.argv[1]))
 thread.start()
 loading.wait()
 child = os.fork()
 if child == 0:
-    module.Checkpoint.load = load
+    Checkpoint.load = load
     find_checkpoint(None, sys.argv[1])
     os._exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -214,5 +215,5 @@ def test_the_shared_weights_are_never_written(folder):
     assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.world_model.state_dict().items())
     fresh = Checkpoint.load(folder)
     assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.world_model.state_dict().items())
-    assert jedi_env.checkpoint._loading.acquire(blocking=False)
-    jedi_env.checkpoint._loading.release()
+    assert find._loading.acquire(blocking=False)
+    find._loading.release()

@@ -15,8 +15,9 @@ import pytest
 from tiny_dream import tiny_checkpoint
 
 from jedi_env import hub
-from jedi_env.checkpoint import FILES, find_checkpoint
+from jedi_env.checkpoint_config import FILES
 from jedi_env.errors import CheckpointError, UsageError
+from jedi_env.find import find_checkpoint
 
 ROOT = Path(__file__).parents[1]
 REVISIONS = {"main": "a" * 40, "v1": "b" * 40}
@@ -94,7 +95,7 @@ def server(tmp_path):
 
 SCRIPT = """
 import sys
-from jedi_env.checkpoint import find_checkpoint
+from jedi_env.find import find_checkpoint
 from jedi_env.errors import JediEnvError
 for address in sys.argv[1:]:
     try:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import jedi_env
-from jedi_env.checkpoint import Checkpoint, find_checkpoint
+from jedi_env.checkpoint import Checkpoint
+from jedi_env.find import find_checkpoint
 from jedi_env.games import GAMES
 from jedi_env.sb3 import make_real
 

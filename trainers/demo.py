@@ -21,11 +21,12 @@ import torch
 import tyro
 from stable_baselines3.common.vec_env import VecEnv
 
-from jedi_env.checkpoint import Checkpoint, find_checkpoint
+from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
 from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
+from jedi_env.find import find_checkpoint
 from jedi_env.types import Segment
 from trainers.cli import exit_codes
 from trainers.collect import Collector

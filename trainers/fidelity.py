@@ -25,7 +25,9 @@ from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import RunError, UsageError
 from jedi_env.games import GAMES
-from jedi_env.metrics.dreams import Measurement, Probe, SideBySide, fit_probe, measure, side_by_side
+from jedi_env.metrics.dreams import Measurement, measure
+from jedi_env.metrics.probe import Probe, fit_probe
+from jedi_env.metrics.side_by_side import SideBySide, side_by_side
 from jedi_env.models.reward_heads import SIGNS
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context, Segment

@@ -20,7 +20,8 @@ from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 from jedi_env.metrics import HUMAN_SCORES, RANDOM_SCORES, Aggregate, aggregate, human_normalized, published
 from trainers.evaluate import protocol_of
-from trainers.report import Evaluation, Gathered, Point, Run
+from trainers.report import Gathered
+from trainers.run_files import Evaluation, Point, Run
 
 AGAINST = ("SimPLe", "TWM", "IRIS", "DreamerV3", "STORM", "DIAMOND", "JEDI")
 AXES: dict[str, tuple[str, Callable[[Point], float]]] = {

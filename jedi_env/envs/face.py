@@ -19,12 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jedi_env.actions import Actions, DiscreteActions, as_actions
-from jedi_env.checkpoint import Checkpoint, find_checkpoint
+from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream, live_through
 from jedi_env.envs.encode import encode_apart
 from jedi_env.envs.pixels import check_names, check_positive
 from jedi_env.errors import UsageError, nearest
+from jedi_env.find import find_checkpoint
 from jedi_env.noise import lane_keys
 from jedi_env.types import Context, DreamState, ModelState, Transition
 

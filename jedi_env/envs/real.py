@@ -215,7 +215,7 @@ def _frames(
 
     place = resolve_device(device)
     if not isinstance(checkpoint, CheckpointLike):
-        from jedi_env.checkpoint import find_checkpoint
+        from jedi_env.find import find_checkpoint
 
         checkpoint = find_checkpoint(game, checkpoint, place)
     model = checkpoint.to(place).world_model  # a copy if it is elsewhere: others may share the one that was given

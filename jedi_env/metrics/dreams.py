@@ -1,116 +1,25 @@
-"""How far a dream can be trusted: reality and the dream side by side, from the same contexts and actions.
+"""How far a dream can be trusted: tables of what reality and the dream show side by side.
 
-Frame errors against two baselines, confusion of rewards and ends, what a linear probe reads of the game's own numbers
-(after Anand et al. 2019, arXiv 1906.08226), spread and rank of the latents, and the horizon up to which the dream beats
-a still picture. Pure computation: it knows a world model by the Protocols below, and nothing of emulators, agents,
-files or pictures.
-
-The *horizon* k counts dreamed steps: frame 0 is the last real one, which every dream starts from, and the transition k
-leads to frame k. A frame counts only where the real episode lasted that long; its final frame counts.
+Frame errors against two baselines, confusion of rewards and ends, the readings of a probe, spread and rank of the
+latents, and the horizon up to which the dream beats a still picture. Pure computation: it knows nothing of models,
+emulators, agents, files or pictures. Horizons are those of :mod:`jedi_env.metrics.side_by_side`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from jedi_env.errors import UsageError
+from jedi_env.metrics.probe import Probe, ProbeReading, probe_readings
 from jedi_env.metrics.scores import COVERAGE, Interval
+from jedi_env.metrics.side_by_side import SideBySide
 from jedi_env.models.encoder import effective_rank
-from jedi_env.models.reward_end import RewardEndLogits
-from jedi_env.models.reward_heads import RewardHead
-from jedi_env.noise import LaneNoise, lane_keys
-from jedi_env.types import Context, ModelState, Prediction, Record, Segment
 
 LEAST_LANES = 16  # with fewer real episodes left at a horizon, nothing there is called trusted
-FOLDS = 5  # of the probe's groups: its penalty is chosen by cross-validation
-PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 7))  # relative to inputs of unit variance
-
-
-class Judge(Protocol):
-    """The world model's reading of rewards and ends, in its form for whole sequences."""
-
-    @property
-    def reward_head(self) -> RewardHead:
-        """What the logits of the reward mean."""
-        ...
-
-    def initial(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the memory before anything was seen."""
-        ...
-
-    def __call__(
-        self, frames: Tensor, actions: Tensor, next_frames: Tensor, memory: tuple[Tensor, Tensor]
-    ) -> tuple[RewardEndLogits, tuple[Tensor, Tensor]]:
-        """Return the logits of T transitions, and the memory after them."""
-        ...
-
-
-class DreamModel(Protocol):
-    """What is measured of a world model."""
-
-    @property
-    def context_length(self) -> int:
-        """K."""
-        ...
-
-    @property
-    def reward_end(self) -> Judge:
-        """What reads rewards and ends."""
-        ...
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return the frames of ``pixels``."""
-        ...
-
-    def begin(self, context: Context) -> ModelState:
-        """Return the state after living through ``context``."""
-        ...
-
-    def advance(self, state: ModelState, actions: Tensor, noise: LaneNoise) -> tuple[ModelState, Prediction]:
-        """Imagine what ``actions`` (B,) lead to."""
-        ...
-
-
-@dataclass(frozen=True)
-class SideBySide(Record):
-    """Real and dreamed play from the same contexts under the same actions, for H steps.
-
-    Attributes:
-        real: float ``(B, K+H, C, H, W)``, encoded reality.
-        dreamed: the same K frames of context, then the dream.
-        valid: bool ``(B, H+1)``: reality has a frame k. Frame 0 always is.
-        signs: int64 ``(B, H)``, the real reward's sign + 1, so an index into the probabilities; of a model that learns
-            rewards of any size, what is nearly nothing counts as 0.
-        ended: bool ``(B, H)``, the transition really ended the episode.
-        dreamed_reward: float ``(B, H, 3)``, probabilities of the signs -1, 0, 1 in the dream.
-        dreamed_end: float ``(B, H)``, the probability of an end in the dream.
-        read_reward, read_end: the same, read from the encoded real frames by the sequence form.
-    """
-
-    real: Tensor
-    dreamed: Tensor
-    valid: Tensor
-    signs: Tensor
-    ended: Tensor
-    dreamed_reward: Tensor
-    dreamed_end: Tensor
-    read_reward: Tensor
-    read_end: Tensor
-
-    @property
-    def horizon(self) -> int:
-        """H, the dreamed steps."""
-        return self.signs.shape[1]
-
-    def at(self, horizon: int) -> tuple[Tensor, Tensor]:
-        """Return the real and the dreamed frames ``(B, C, H, W)`` at ``horizon``; not all are valid."""
-        index = self.real.shape[1] - 1 - self.horizon + horizon
-        return self.real[:, index], self.dreamed[:, index]
 
 
 @dataclass(frozen=True)
@@ -198,30 +107,6 @@ class Events:
 
 
 @dataclass(frozen=True)
-class ProbeReading:
-    """What a linear probe, fitted on other episodes' encoded frames, reads of one number at one horizon.
-
-    Attributes:
-        name: of the number.
-        horizon: k.
-        lanes: in which the number is there at frame k.
-        r2: of the reading from the dreamed frame; None if the number does not vary.
-        error: its mean absolute error, in units of the number. All errors are None without lanes.
-        r2_encoded, error_encoded: the same from the encoded real frame of the same lanes: what the latent holds.
-        error_still: of the reading from the last frame of the context: as if nothing moved.
-    """
-
-    name: str
-    horizon: int
-    lanes: int
-    r2: float | None
-    error: float | None
-    r2_encoded: float | None
-    error_encoded: float | None
-    error_still: float | None
-
-
-@dataclass(frozen=True)
 class Measurement:
     """All that is measured of a dream on held-out play, a row a horizon.
 
@@ -238,57 +123,6 @@ class Measurement:
     spread: tuple[Spread, ...]
     events: tuple[Events, ...]
     probes: tuple[ProbeReading, ...]
-
-
-# Rolling
-
-
-@torch.no_grad()
-def side_by_side(model: DreamModel, segment: Segment, seed: int = 0) -> SideBySide:
-    """Dream on from the first K observations of ``segment`` under its own actions.
-
-    The dream does not stop where it says that it ends, so that every horizon is seen.
-
-    Args:
-        model: in evaluation mode, on the segment's device.
-        segment: K-1 transitions of context, then those to dream; the context's may be padded.
-        seed: lane i draws its noise from the stream ``seed + i``.
-
-    Raises:
-        UsageError: the segment is too short to dream one step.
-    """
-    k = model.context_length
-    horizon = segment.actions.shape[1] - k + 1
-    if horizon < 1:
-        raise UsageError(f"The segment has {k - 1 + horizon} transitions: give at least {k}, which dream one step.")
-    frames = model.encode(segment.pixels)
-    head, memory = model.reward_end.reward_head, model.reward_end.initial(len(frames), frames.device)
-    read, _ = model.reward_end(frames[:, :-1], segment.actions, frames[:, 1:], memory)
-
-    state = model.begin(Context(frames[:, :k], segment.actions[:, : k - 1]))
-    key = lane_keys(range(seed, seed + len(frames)), frames.device)
-    dreamed = list(frames[:, :k].unbind(dim=1))
-    predictions = []
-    for t in range(k - 1, k - 1 + horizon):
-        state, prediction = model.advance(state, segment.actions[:, t], LaneNoise(key, torch.full_like(key, t)))
-        dreamed.append(state.frames[:, -1])
-        predictions.append(prediction)
-
-    happened = segment.mask[:, k - 1 :].long().cumprod(dim=1).bool()
-    return SideBySide(
-        real=frames,
-        dreamed=torch.stack(dreamed, dim=1),
-        valid=torch.cat((torch.ones_like(happened[:, :1]), happened), dim=1),
-        signs=head.classes(segment.rewards[:, k - 1 :]),
-        ended=segment.terminated[:, k - 1 :],
-        dreamed_reward=torch.stack([prediction.reward_probs for prediction in predictions], dim=1),
-        dreamed_end=torch.stack([prediction.termination_prob for prediction in predictions], dim=1),
-        read_reward=head.class_probs(read.reward[:, k - 1 :]),
-        read_end=read.end[:, k - 1 :].softmax(dim=-1)[..., 1],
-    )
-
-
-# Measuring
 
 
 def measure(
@@ -485,138 +319,3 @@ def _transitions(sides: SideBySide, k: int) -> tuple[Tensor, Tensor, Tensor, Ten
         sides.dreamed_reward[valid, t],
         sides.dreamed_end[valid, t],
     )
-
-
-# Probing
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Linear readings of V numbers from a frame.
-
-    Attributes:
-        names: of the numbers.
-        weights: float ``(D, V)``, of the flattened frame.
-        biases: float ``(V,)``.
-        penalties: the ridge penalty that each number's validation chose.
-    """
-
-    names: tuple[str, ...]
-    weights: Tensor
-    biases: Tensor
-    penalties: tuple[float, ...]
-
-    def read(self, frames: Tensor) -> Tensor:
-        """Return the readings ``(..., V)``, float64, of ``frames`` (..., C, H, W)."""
-        return frames.flatten(-3).to(self.weights) @ self.weights + self.biases
-
-
-@torch.no_grad()
-def fit_probe(names: Sequence[str], frames: Tensor, numbers: Tensor, groups: Tensor) -> Probe:
-    """Fit a linear probe by ridge regression in closed form.
-
-    Inputs are standardised. The penalty of each number is the one with the least squared error on frames of groups that
-    it was not fitted on, over :data:`FOLDS` folds of neighbouring groups; then everything is fitted with it. (One
-    fixed part of the groups to choose on was seen to choose ten times too little, where it lacked a rare screen.)
-
-    Args:
-        names: of the V numbers.
-        frames: ``(N, C, H, W)``, encoded.
-        numbers: float ``(N, V)``; NaN: not there, and the frame is left out for that number.
-        groups: int64 ``(N,)``: frames of one group (a game) are never on both sides of the validation.
-
-    Raises:
-        UsageError: a number is there in fewer than two groups.
-    """
-    x, y = frames.flatten(1).double().cpu(), numbers.double().cpu()
-    groups = groups.cpu()
-    weights = torch.zeros(x.shape[1], len(names), dtype=torch.float64)
-    biases, penalties = torch.zeros(len(names), dtype=torch.float64), [0.0] * len(names)
-    present = ~y.isnan()
-    for together in _equal_columns(present):  # numbers that share their frames share the decompositions
-        rows = present[:, together[0]]
-        apart = torch.unique(groups[rows])
-        if len(apart) < 2:
-            raise UsageError(
-                f"{names[together[0]]} is there in {len(apart)} groups of the probe's play, but two are needed, to fit "
-                "and to choose the penalty on: give more play."
-            )
-        inputs, targets, member = x[rows], y[rows][:, together], groups[rows]
-        errors = torch.zeros(len(PENALTIES), len(together), dtype=torch.float64)
-        for held in apart.tensor_split(min(FOLDS, len(apart))):
-            validates = torch.isin(member, held)
-            for i, (w, b) in enumerate(_ridge(inputs[~validates], targets[~validates], PENALTIES)):
-                errors[i] += (inputs[validates] @ w + b - targets[validates]).square().sum(dim=0)
-        best = errors.argmin(dim=0).tolist()
-        final = _ridge(inputs, targets, PENALTIES)
-        for column, (number, choice) in enumerate(zip(together, best, strict=True)):
-            weights[:, number], biases[number] = final[choice][0][:, column], final[choice][1][column]
-            penalties[number] = PENALTIES[choice]
-    return Probe(tuple(names), weights, biases, tuple(penalties))
-
-
-def probe_readings(
-    sides: SideBySide, probe: Probe, numbers: Tensor, horizons: Sequence[int]
-) -> tuple[ProbeReading, ...]:
-    """Return what ``probe`` reads of every number at each of ``horizons``.
-
-    Args:
-        sides: real and dreamed play of episodes that the probe was not fitted on.
-        probe: from :func:`fit_probe`.
-        numbers: float ``(B, H+1, V)``, the truth at frames 0 to H; NaN: not there.
-        horizons: which to read at.
-    """
-    start, _ = sides.at(0)
-    still = probe.read(start.cpu())
-    rows: dict[str, list[ProbeReading]] = {name: [] for name in probe.names}
-    for k in horizons:
-        real, dreamed = (probe.read(frames.cpu()) for frames in sides.at(k))
-        for v, name in enumerate(probe.names):
-            truth = numbers[:, k, v].double().cpu()
-            there = sides.valid[:, k].cpu() & ~truth.isnan()
-            y = truth[there]
-            r2, error = _goodness(dreamed[there, v], y)
-            r2_encoded, error_encoded = _goodness(real[there, v], y)
-            _, error_still = _goodness(still[there, v], y)
-            rows[name].append(ProbeReading(name, k, len(y), r2, error, r2_encoded, error_encoded, error_still))
-    return tuple(row for name in probe.names for row in rows[name])
-
-
-def _goodness(reading: Tensor, truth: Tensor) -> tuple[float | None, float | None]:
-    """Return R2 and mean absolute error of ``reading`` (N,)."""
-    if len(truth) == 0:
-        return None, None
-    varies = float((truth - truth.mean()).square().sum())
-    missed = float((reading - truth).square().sum())
-    return (1 - missed / varies if varies else None), float((reading - truth).abs().mean())
-
-
-def _equal_columns(present: Tensor) -> list[list[int]]:
-    """Return the columns of the bool matrix, those that are equal together."""
-    alike: dict[bytes, list[int]] = {}
-    for column in range(present.shape[1]):
-        alike.setdefault(present[:, column].numpy().tobytes(), []).append(column)
-    return list(alike.values())
-
-
-def _ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
-    """Return weights ``(D, V)`` and biases ``(V,)`` for each penalty, from one eigendecomposition.
-
-    The least of ``mean |standardised x @ w + b - y|^2 + penalty |w|^2``; by the Gram matrix of the rows where they are
-    fewer than the columns.
-    """
-    deviation, mean = torch.std_mean(x, dim=0, correction=0)
-    deviation = torch.where(deviation > 0, deviation, 1.0)  # an element that never changes says nothing
-    z, centre = (x - mean) / deviation, y.mean(dim=0)
-    n, d = z.shape
-    if n >= d:
-        values, vectors = torch.linalg.eigh(z.T @ z / n)
-        shared, back = vectors.T @ (z.T @ (y - centre) / n), vectors
-    else:
-        values, vectors = torch.linalg.eigh(z @ z.T / n)
-        shared, back = vectors.T @ (y - centre) / n, z.T @ vectors
-    fitted = []
-    for penalty in penalties:
-        weights = back @ (shared / (values.clamp(min=0) + penalty)[:, None]) / deviation[:, None]
-        fitted.append((weights, centre - mean @ weights))
-    return fitted

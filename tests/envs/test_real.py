@@ -214,7 +214,7 @@ def test_a_single_game_is_a_lane():
 def test_the_encoder_is_found_where_the_dream_is(monkeypatch):
     asked = []
     module = SimpleNamespace(find_checkpoint=lambda *arguments: asked.append(arguments) or FakeCheckpoint())
-    monkeypatch.setitem(sys.modules, "jedi_env.checkpoint", module)
+    monkeypatch.setitem(sys.modules, "jedi_env.find", module)
     make_real("Breakout", device="meta")
     make_real("Breakout", 1, "some/folder", device="cpu")
     assert asked == [("Breakout", None, torch.device("meta")), ("Breakout", "some/folder", torch.device("cpu"))]

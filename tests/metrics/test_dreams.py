@@ -1,7 +1,5 @@
 """Fidelity on worlds whose dreams are known: a copier, an oracle, and tables worked out by hand."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,92 +10,17 @@ from jedi_env.config_json import from_json, to_json
 from jedi_env.errors import UsageError
 from jedi_env.metrics.dreams import (
     LEAST_LANES,
-    PENALTIES,
     FrameErrors,
     Measurement,
-    Probe,
-    SideBySide,
-    _ridge,
     confusion,
-    fit_probe,
     frame_errors,
     measure,
-    probe_readings,
-    side_by_side,
     trusted_horizon,
 )
+from jedi_env.metrics.probe import Probe
 from jedi_env.metrics.scores import Interval
-from jedi_env.models.reward_end import RewardEndLogits
-from jedi_env.models.reward_heads import SignHead
-from jedi_env.noise import LaneNoise, lane_keys
-from jedi_env.types import Context, ModelState, Prediction, Segment
-from tests.tiny_dream import LATENT, PIXEL, tiny_model
-
-K, H, LANES = 3, 6, 40
-SURE = 20.0  # a logit
-
-
-class Rule:
-    """Reads +1 where a frame grew by 2, an end where it grew by 3."""
-
-    reward_head = SignHead()
-
-    def initial(self, batch, device):
-        return torch.zeros(batch, 1), torch.zeros(batch, 1)
-
-    def __call__(self, frames, actions, next_frames, memory):
-        grown = (next_frames - frames)[..., 0, 0, 0]
-        reward = torch.stack((torch.zeros_like(grown), SURE * (grown != 2), SURE * (grown == 2)), -1)
-        end = torch.stack((SURE * (grown != 3), SURE * (grown == 3)), -1)
-        return RewardEndLogits(reward, end), memory
-
-
-class World:
-    """A frame is a number, twice; reality adds the action, and so does the dream by its ``share`` of it."""
-
-    context_length = K
-    reward_end = Rule()
-
-    def __init__(self, share):
-        self.share = share
-
-    def encode(self, pixels):
-        return pixels[..., :1, :2, 0].float()[..., None, :, :]
-
-    def begin(self, context):
-        none = torch.zeros(len(context), 1)
-        return ModelState(context.frames, context.actions, none, none)
-
-    def advance(self, state, actions, noise, steps=None):
-        frame = state.frames[:, -1] + self.share * actions[:, None, None, None]
-        logits, _ = self.reward_end(state.frames[:, -1:], actions[:, None], frame[:, None], (state.hidden, state.cell))
-        reward, end = logits.reward[:, 0].softmax(-1), logits.end[:, 0].softmax(-1)[:, 1]
-        after = ModelState(
-            torch.cat((state.frames[:, 1:], frame[:, None]), 1),
-            torch.cat((state.actions[:, 1:], actions[:, None]), 1),
-            state.hidden,
-            state.cell,
-        )
-        return after, Prediction(reward.argmax(-1) - 1.0, end > 0.5, reward, end)
-
-
-def play(lanes=LANES, horizon=H, seed=0, after=0):
-    """Segments of reality; an action 3 ends the episode, and what comes after it shows ``after``."""
-    generator = torch.Generator().manual_seed(seed)
-    length = K - 1 + horizon
-    actions = torch.multinomial(torch.tensor([0.3, 0.3, 0.3, 0.1]), lanes * length, True, generator=generator)
-    actions = actions.reshape(lanes, length)
-    actions[:, : K - 1] %= 3
-    actions[:, K - 1] %= 3
-    ended = actions == 3
-    over = ended.long().cumsum(1) - ended.long() > 0
-    start = torch.randint(0, 50, (lanes, 1), generator=generator)
-    values = torch.cat((start, start + actions.cumsum(1)), 1)
-    values[:, 1:][over] = after
-    pixels = torch.zeros(lanes, length + 1, 64, 64, 3, dtype=torch.uint8)
-    pixels[:, :, 0, :2, 0] = values[..., None].to(torch.uint8)
-    rewards = torch.where(over, 7.0 * after, 5.0 * (actions == 2))
-    return Segment(pixels, actions, rewards, ended & ~over, ~over)
+from jedi_env.metrics.side_by_side import SideBySide, side_by_side
+from tests.metrics.counting_world import LANES, H, K, World, play
 
 
 def rates(segment):
@@ -209,56 +132,8 @@ def test_events_around_which_lanes_were_drawn_count_only_where_something_happene
     assert (both.real_reward, both.dreamed_end) == (alone.real_reward, alone.dreamed_end)
 
 
-# Rolling
-
-
-@pytest.mark.parametrize("config", [LATENT, PIXEL])
-def test_the_dream_is_the_models_own_and_a_lane_does_not_depend_on_its_neighbours(config):
-    model, k = tiny_model(config), config.context_length
-    generator = torch.Generator().manual_seed(0)
-    length = k + 2
-    segment = Segment(
-        torch.randint(0, 256, (4, length + 1, 64, 64, 3), dtype=torch.uint8, generator=generator),
-        torch.randint(0, 4, (4, length), generator=generator),
-        torch.zeros(4, length),
-        torch.zeros(4, length, dtype=torch.bool),
-        torch.ones(4, length, dtype=torch.bool),
-    )
-    sides = side_by_side(model, segment, seed=7)
-    assert (sides.horizon, len(sides)) == (3, 4)
-    with torch.no_grad():
-        frames = model.encode(segment.pixels)
-        state = model.begin(Context(frames[:, :k], segment.actions[:, : k - 1]))
-        memory = (state.hidden, state.cell)
-        key = lane_keys([7, 8, 9, 10])
-        assert torch.equal(sides.at(0)[0], sides.at(0)[1])
-        for step in range(1, 4):
-            t = k - 2 + step
-            state, prediction = model.advance(state, segment.actions[:, t], LaneNoise(key, torch.full_like(key, t)))
-            real, dreamed = sides.at(step)
-            assert torch.equal(real, frames[:, t + 1])
-            assert torch.equal(dreamed, state.frames[:, -1])
-            assert torch.equal(sides.dreamed_reward[:, step - 1], prediction.reward_probs)
-            assert torch.equal(sides.dreamed_end[:, step - 1], prediction.termination_prob)
-            read, memory = model.reward_end(
-                frames[:, t : t + 1], segment.actions[:, t : t + 1], frames[:, t + 1 : t + 2], memory
-            )
-            torch.testing.assert_close(sides.read_reward[:, step - 1], read.reward[:, 0].softmax(-1))
-            torch.testing.assert_close(sides.read_end[:, step - 1], read.end[:, 0].softmax(-1)[:, 1])
-    parts = SideBySide.join([side_by_side(model, segment[:1], 7), side_by_side(model, segment[1:], 8)])
-    for name in ("dreamed", "dreamed_reward", "read_end"):
-        one_level = 0.01 if config is PIXEL else 1e-5  # a pixel frame is rounded to 256 levels
-        torch.testing.assert_close(getattr(parts, name), getattr(sides, name), rtol=1e-4, atol=one_level)
-
-
 def test_what_cannot_be_measured_is_refused():
     segment = play()
-    short = Segment(
-        segment.pixels[:, :K],
-        *(getattr(segment, name)[:, : K - 1] for name in ("actions", "rewards", "terminated", "mask")),
-    )
-    with pytest.raises(UsageError, match="2 transitions: give at least 3"):
-        side_by_side(World(1.0), short)
     with pytest.raises(UsageError, match="at least two lanes"):
         measured(World(1.0), segment[:1])
     with pytest.raises(UsageError, match="from 0 to 6"):
@@ -364,100 +239,8 @@ def test_at_the_rates_of_the_sample_precision_is_that_of_the_counts(pairs):
             assert table.false_alarm[c] == pytest.approx((said[real != c] == c).mean())
 
 
-# Probing
-
-
-@pytest.mark.parametrize(("n", "d"), [(60, 8), (12, 30)])
-def test_ridge_is_the_least_squares_solution_of_the_stacked_system(n, d):
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(n, d)) * rng.uniform(0.1, 9, d) + rng.normal(size=d), rng.normal(size=(n, 2)) + 5
-    z = (x - x.mean(0)) / x.std(0)
-    for penalty, (w, b) in zip((0.01, 3.0), _ridge(torch.tensor(x), torch.tensor(y), (0.01, 3.0)), strict=True):
-        stacked = np.vstack(
-            (np.hstack((z, np.ones((n, 1)))) / n**0.5, np.hstack((penalty**0.5 * np.eye(d), np.zeros((d, 1)))))
-        )
-        expected, *_ = np.linalg.lstsq(stacked, np.vstack((y / n**0.5, np.zeros((d, 2)))), rcond=None)
-        np.testing.assert_allclose(x @ w.numpy() + b.numpy(), z @ expected[:-1] + expected[-1], atol=1e-9)
-
-
-def linear_world(n=400, noise=0.0, seed=0):
-    rng = np.random.default_rng(seed)
-    frames = torch.tensor(rng.normal(size=(n, 2, 3, 2)))
-    weights = rng.normal(size=(12, 2))
-    numbers = torch.tensor(frames.flatten(1).numpy() @ weights + [100, -3] + noise * rng.normal(size=(n, 2)))
-    return frames, numbers, torch.arange(n) // 20, weights
-
-
-def test_a_linear_number_is_read_exactly():
-    frames, numbers, groups, weights = linear_world()
-    probe = fit_probe(["x", "y"], frames, numbers, groups)
-    np.testing.assert_allclose(probe.weights, weights, atol=1e-2)
-    np.testing.assert_allclose(probe.read(frames), numbers, atol=0.05)
-    assert probe.penalties == (PENALTIES[0],) * 2
-
-
-def test_the_penalty_is_chosen_for_each_number_on_other_groups():
-    frames, numbers, groups, _ = linear_world(n=60)
-    numbers[:, 1] = torch.tensor(np.random.default_rng(1).normal(size=60))  # says nothing of the frame
-    probe = fit_probe(["x", "noise"], frames, numbers, groups)
-    assert probe.penalties[0] == PENALTIES[0]
-    assert probe.penalties[1] > 0.1
-
-
-def test_frames_in_which_a_number_is_not_there_do_not_count_for_it():
-    frames, numbers, groups, _ = linear_world(noise=0.3)
-    gone = torch.arange(400) % 3 == 0
-    numbers[gone, 0] = torch.nan
-    probe = fit_probe(["x", "y"], frames, numbers, groups)
-    alone = fit_probe(["x"], frames[~gone], numbers[~gone, :1], groups[~gone])
-    torch.testing.assert_close(probe.weights[:, :1], alone.weights)
-    whole = fit_probe(["y"], frames, numbers[:, 1:], groups)
-    torch.testing.assert_close(probe.weights[:, 1:], whole.weights)
-
-
-def test_an_element_that_never_changes_is_no_trouble():
-    frames, numbers, groups, _ = linear_world()
-    frames[:, 0, 0, 0] = 4.0
-    probe = fit_probe(["x", "y"], frames, numbers, groups)
-    assert bool((probe.weights[0] == 0).all())
-    assert bool(probe.read(frames).isfinite().all())
-
-
-def test_a_probe_needs_two_groups():
-    frames, numbers, groups, _ = linear_world()
-    with pytest.raises(UsageError, match="x is there in 1 groups"):
-        fit_probe(["x", "y"], frames, numbers, groups * 0)
-
-
-def test_readings_of_known_dreams():
-    segment = play()
-    sides = side_by_side(World(0.0), segment)
-    probe = Probe(
-        ("a", "b"), torch.tensor([[1.0, 0.5], [0.0, 0.5]]).double(), torch.tensor([10.0, 0.0]).double(), (1.0, 1.0)
-    )
-    values = segment.pixels[:, K - 1 :, 0, 0, 0].float()
-    truth = torch.stack((values + 10, values), -1)
-    truth[::2, :, 1] = torch.nan
-    rows = {(row.name, row.horizon): row for row in probe_readings(sides, probe, truth, (0, 4))}
-    valid = sides.valid[:, 4]
-    assert (rows["a", 0].lanes, rows["b", 0].lanes) == (LANES, LANES // 2)
-    assert (rows["a", 0].r2, rows["a", 0].error) == (1.0, 0.0)
-    later = rows["a", 4]
-    assert later.lanes == valid.sum() < LANES
-    assert rows["b", 4].lanes == valid[1::2].sum()
-    assert (later.r2_encoded, later.error_encoded) == (1.0, 0.0)
-    y, still = values[valid, 4].double().numpy(), values[valid, 0].double().numpy()
-    assert later.error == later.error_still == pytest.approx(np.abs(y - still).mean())
-    assert later.r2 == pytest.approx(1 - ((y - still) ** 2).sum() / ((y - y.mean()) ** 2).sum())
-    constant = probe_readings(sides, probe, torch.full_like(truth, 3.0), (1,))[0]
-    assert constant.r2 is None
-    assert constant.error > 0
-    absent = probe_readings(sides, probe, torch.full_like(truth, torch.nan), (1,))[0]
-    assert (absent.lanes, absent.error, absent.r2) == (0, None, None)
-
-
 def test_a_measurement_survives_json():
-    segment = replace(play(lanes=12))
+    segment = play(lanes=12)
     probe = Probe(("x",), torch.ones(2, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), (1.0,))
     result = measured(
         World(0.5), segment, probe=probe, numbers=segment.pixels[:, K - 1 :, 0, :1, 0].float(), groups=torch.arange(12)

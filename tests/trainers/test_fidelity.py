@@ -10,7 +10,7 @@ import torch
 from jedi_env.checkpoint import AgentRecord, Checkpoint, annotate
 from jedi_env.config_json import from_json, to_json
 from jedi_env.errors import CheckpointError, RunError, UsageError
-from jedi_env.metrics.dreams import SideBySide
+from jedi_env.metrics.side_by_side import SideBySide
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
 from tests.tiny_dream import tiny_checkpoint

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from jedi_env.games import GAMES
 from jedi_env.metrics import AGENT_OPTIMAL, HUMAN_SCORES, RANDOM_SCORES, published
 from tests.trainers.reports import MADE, NOW, Page, all_games, write_run
-from trainers.report import Point, gather
+from trainers.report import gather
 from trainers.report_page import render, summary
 from trainers.report_page.svg import shown
 from trainers.report_tables import AGAINST, POINTS, comparisons, curves, mean_curve, protocol_notes, score_table
+from trainers.run_files import Point
 
 # Scores and aggregates
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from jedi_env.checkpoint import Checkpoint, find_checkpoint, locate
+from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import UsageError, nearest
+from jedi_env.find import find_checkpoint, locate
 from jedi_env.games import GAMES
 from trainers.config import TrainConfig
 from trainers.presets import PRESETS, for_any_game

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from jedi_env.checkpoint import dreams, locate
+from jedi_env.find import dreams, locate
 from jedi_env.games import GAMES
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from jedi_env.games import GAMES
 from jedi_env.metrics import AGENT_OPTIMAL, HUMAN_OPTIMAL, HUMAN_SCORES, RANDOM_SCORES, Aggregate, Interval, published
-from trainers.report import FIDELITY_PLOT, Gathered, Point, Run, ago, progress_of
+from trainers.report import Gathered, ago, progress_of
 from trainers.report_page import svg
 from trainers.report_page.pictures import ROWS, data_uri, strip_of
 from trainers.report_tables import (
@@ -31,6 +31,7 @@ from trainers.report_tables import (
     protocol_notes,
     score_table,
 )
+from trainers.run_files import FIDELITY_PLOT, Point, Run
 
 OPEN_LANES = 2  # of a strip, shown; the others unfold
 UNKNOWN = Interval(math.nan, math.nan, math.nan)

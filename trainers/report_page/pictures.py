@@ -24,7 +24,7 @@ from jedi_env.models.encoder import PIXELS_SHAPE
 from jedi_env.types import Segment
 from trainers.pictures import GAP, SCALE, imagine
 from trainers.replay import step_dtype, usual_reward
-from trainers.report import Run
+from trainers.run_files import Run
 
 ROWS = ("real", "latent, decoded", "dreamed")  # of a lane, as trainers.pictures draws it
 CELL = (PIXELS_SHAPE[0] + GAP) * SCALE  # screen pixels a frame of a strip
