@@ -53,7 +53,7 @@ VARIANTS = MappingProxyType(
     {
         "tiny": _MODEL,
         "mean-squared-error": replace(_MODEL, denoiser=replace(_MODEL.denoiser, diffusion=False)),
-        "published-noise": replace(_MODEL, denoiser=replace(_MODEL.denoiser, mean_log_sigma=-0.4, std_log_sigma=1.2)),
+        "higher-noise": replace(_MODEL, denoiser=replace(_MODEL.denoiser, mean_log_sigma=1.5, std_log_sigma=1.0)),
         "no-denoising-gradient": replace(_MODEL, encoder_learns_from_denoising=False),
         "reconstruction-gradient": replace(_MODEL, encoder_learns_from_reconstruction=True),
         "no-covariance": replace(_MODEL, covariance_weight=0.0),
