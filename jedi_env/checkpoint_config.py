@@ -141,6 +141,7 @@ def _limits(config: Config) -> Iterator[tuple[str, Sequence[float], float, float
     yield "model.sampler.rho", (sampler.rho,), 1e-2, 1e3
     yield "model.sampler.order", (sampler.order,), 1, 2
     yield "model.sampler.churn", (sampler.churn,), 0, 1e6
+    yield "model.sampler.start_std", (sampler.start_std,), 0, 1e9
     if config.decoder is not None:
         yield "decoder.channels", (config.decoder.channels,), *width
         yield "decoder.blocks", (config.decoder.blocks,), *depth

@@ -108,9 +108,10 @@ def fit(
 def one_step(student: WorldModel, state: DreamState, actions: Tensor) -> Tensor:
     """Return the frames ``(B, C, H, W)`` that one Euler step reaches from the noise that ``state`` would draw next."""
     denoiser: Denoiser = student.denoiser
-    noise = LaneNoise(state.key, state.count).normal(student.frame_shape)  # where the sampler begins
+    sampler = student.config.sampler
+    start = sampler.start_std * LaneNoise(state.key, state.count).normal(student.frame_shape)
     given = denoiser.condition(state.model.frames, torch.cat((state.model.actions, actions[:, None]), dim=1))
-    return student.encoder.clamp(denoiser.denoise(noise, as_levels(student.config.sampler.sigma_max, noise), given))
+    return student.encoder.clamp(denoiser.denoise(start, as_levels(sampler.sigma_max, start), given))
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ _INHERITED = {
     "world_model.sampler.sigma_min": ("2e-3", IN_CODE, "same solver, same three steps"),
     "world_model.sampler.sigma_max": ("5", IN_CODE, "same solver, same three steps"),
     "world_model.sampler.rho": ("7", IN_CODE, "same solver, same three steps"),
+    "world_model.sampler.start_std": ("1", IN_CODE, "same solver, same three steps"),
     "world_model.reward_end.attention": ("none", IN_CODE, _NET),
     "world_model.reward_end.middle_attention": ("two attending blocks at the end", IN_CODE, _NET),
     "world_model.reward_end.cond_channels": ("128", IN_CODE, _NET),

@@ -26,6 +26,9 @@ class SamplerConfig:
         order: 1 for Euler, 2 for Heun.
         churn: how much noise is added back at each step (algorithm 2 of Karras et al.; 0: deterministic given the
             start).
+        start_std: standard deviation of the noise that a frame begins as. DIAMOND's is 1, whatever ``sigma_max`` is;
+            Karras et al. begin at ``sigma_max``, as in training: then a frame is one of those that may come, else
+            nearly their mean.
     """
 
     steps: int = 3
@@ -34,8 +37,11 @@ class SamplerConfig:
     rho: float = 7.0
     order: int = 1
     churn: float = 0.0
+    start_std: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.start_std >= 0:
+            raise UsageError(f"start_std is {self.start_std}: write a number from 0, such as 1 or sigma_max.")
         if not 0 < self.sigma_min <= self.sigma_max:
             raise UsageError(
                 f"sigma_min is {self.sigma_min} and sigma_max is {self.sigma_max}: write numbers above 0, the minimum "
@@ -62,7 +68,7 @@ def sample(
 
     Args:
         denoise: ``(x, sigma) -> estimate of the clean frame``.
-        start: where to begin, ``(B, C, H, W)``. DIAMOND begins at N(0, 1) whatever ``sigma_max`` is, and so do we.
+        start: where to begin, ``(B, C, H, W)``; see ``SamplerConfig.start_std``.
         sigmas: from :func:`karras_sigmas`; the last is 0.
         order: 1 for Euler, 2 for Heun.
         churn: noise added back, spread over the steps; needs ``draw``.

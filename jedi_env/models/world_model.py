@@ -208,7 +208,7 @@ class WorldModel(nn.Module):
 
         if self.denoiser.config.diffusion:
             sigmas = karras_sigmas(steps or sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
-            start = noise.normal(self.frame_shape)
+            start = sampler.start_std * noise.normal(self.frame_shape)
             frame = sample(
                 denoise, start, sigmas, sampler.order, sampler.churn, draw=lambda: noise.normal(self.frame_shape)
             )

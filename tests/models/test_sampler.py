@@ -144,6 +144,12 @@ def test_a_schedule_that_does_not_fall_is_refused(levels):
     assert SamplerConfig(sigma_min=1.0, sigma_max=1.0).sigma_max == 1.0
 
 
+@pytest.mark.parametrize("std", [-1.0, math.nan])
+def test_a_start_without_a_deviation_is_refused(std):
+    with pytest.raises(UsageError, match=r"start_std is .*write a number from 0"):
+        SamplerConfig(start_std=std)
+
+
 def test_the_start_is_left_alone():
     start = torch.ones(1, 1, 1, 1)
     sample(gaussian_denoiser, start, karras_sigmas(3, 2e-3, 5.0, 7.0), churn=1.0, draw=draws(1))

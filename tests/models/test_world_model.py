@@ -261,9 +261,10 @@ def test_a_dream_reads_rewards_at_the_place_where_training_did(sees_next):
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("churn", [0.0, 1.0])
-def test_the_next_frame_is_the_sampler_s(order, churn):
+@pytest.mark.parametrize("start_std", [1.0, 3.0])
+def test_the_next_frame_is_the_sampler_s(order, churn, start_std):
     """Put together here from the parts, with the noise in the order of asking: start, then churn."""
-    config = SamplerConfig(steps=5, sigma_min=0.01, sigma_max=3.0, rho=5.0, order=order, churn=churn)
+    config = SamplerConfig(5, sigma_min=0.01, sigma_max=3.0, rho=5.0, order=order, churn=churn, start_std=start_std)
     model, segment = lively(replace(TINY, sampler=config)).eval(), play(K)
     frames = model.encode(segment.pixels[:, :K]).detach()
     state = model.begin(Context(frames, segment.actions[:, : K - 1]))
@@ -274,7 +275,7 @@ def test_the_next_frame_is_the_sampler_s(order, churn):
             given = model.denoiser.condition(frames, segment.actions)
             expected = sample(
                 lambda x, sigma: 3 * torch.tanh(model.denoiser.denoise(x, as_levels(sigma, x), given) / 3),  # noqa: B023
-                source.normal(model.frame_shape),
+                start_std * source.normal(model.frame_shape),
                 karras_sigmas(steps or 5, 0.01, 3.0, 5.0),
                 order,
                 churn,
