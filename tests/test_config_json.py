@@ -71,7 +71,11 @@ free = st.recursive(
 
 # What these classes refuse to be built with.
 RANGES = {
-    SamplerConfig: {"sigma_min": st.floats(1e-6, 1e-3), "sigma_max": st.floats(1e-3, 1e6)},
+    SamplerConfig: {
+        "sigma_min": st.floats(1e-6, 1e-3),
+        "sigma_max": st.floats(1e-3, 1e6),
+        "start_std": st.floats(0, 1e6),
+    },
     WorldModelConfig: {"target_ema": st.floats(0, 0.999)},
 }
 
