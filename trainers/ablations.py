@@ -26,6 +26,7 @@ from jedi_env.device import resolve_device
 from jedi_env.errors import UsageError, nearest
 from jedi_env.folder import replace_file
 from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
+from jedi_env.models.sampler import SamplerConfig
 from trainers.agent import ActorCriticConfig
 from trainers.cli import exit_codes
 from trainers.config import TrainConfig
@@ -53,7 +54,12 @@ VARIANTS = MappingProxyType(
     {
         "tiny": _MODEL,
         "mean-squared-error": replace(_MODEL, denoiser=replace(_MODEL.denoiser, diffusion=False)),
-        "higher-noise": replace(_MODEL, denoiser=replace(_MODEL.denoiser, mean_log_sigma=1.5, std_log_sigma=1.0)),
+        "published-noise": replace(
+            _MODEL,
+            denoiser=replace(_MODEL.denoiser, mean_log_sigma=-0.4, std_log_sigma=1.2),
+            sampler=SamplerConfig(steps=2, sigma_min=0.075, sigma_max=2.5),
+        ),
+        "starts-near-the-mean": replace(_MODEL, sampler=replace(_MODEL.sampler, start_std=1.0)),
         "no-denoising-gradient": replace(_MODEL, encoder_learns_from_denoising=False),
         "reconstruction-gradient": replace(_MODEL, encoder_learns_from_reconstruction=True),
         "no-covariance": replace(_MODEL, covariance_weight=0.0),

@@ -61,9 +61,15 @@ TINY = TrainConfig(
             scale=0.5,
         ),
         denoiser=DenoiserConfig(
-            channels=(48,), middle_attention=False, cond_channels=128, offset_noise=0.0, context_noise=0.15
+            channels=(48,),
+            middle_attention=False,
+            cond_channels=128,
+            mean_log_sigma=1.5,  # at DIAMOND's -0.4 most noise levels still show what is to be foreseen
+            std_log_sigma=1.0,
+            offset_noise=0.0,
+            context_noise=0.3,
         ),
-        sampler=SamplerConfig(steps=2, sigma_min=0.075, sigma_max=2.5),
+        sampler=SamplerConfig(steps=1, sigma_min=0.5, sigma_max=5.0, start_std=5.0),
         reward_end=RewardEndConfig(
             channels=(32, 32),
             depths=(1, 1),
@@ -93,7 +99,7 @@ TINY = TrainConfig(
     ),
     fit_agent=FitAgentConfig(
         first_updates=300,
-        updates=150,
+        updates=200,
         batch=32,
         optim=OptimConfig(lr=4e-4, weight_decay=0.0),
         normalise_advantages=True,

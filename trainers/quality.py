@@ -41,7 +41,7 @@ CATCH = replace(
     fit_world_model=decaying(
         replace(TINY.fit_world_model, first_updates=800, updates=150, freeze_encoder_after=500), 1_550
     ),
-    fit_agent=replace(TINY.fit_agent, first_updates=100, updates=60, batch=32),
+    fit_agent=replace(TINY.fit_agent, first_updates=100, updates=100),
     evaluate=replace(TINY.evaluate, every=2, final_episodes=EPISODES),
 )
 
