@@ -1,6 +1,9 @@
 """The command line: what it refuses and with which code, what it prints, and once through everything on a real game."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -288,3 +291,18 @@ def test_somebody_elses_checkpoint_names_no_module_to_import(tmp_path, monkeypat
     with pytest.raises(UsageError, match=r"would import the module .their_game.\. If you trust that, download"):
         open_dream("hub://owner/theirs")
     assert open_dream(str(tmp_path / "theirs")).game == "their_game:Game-v0"
+
+
+@pytest.mark.parametrize(("words", "unbuffered"), [(["train", "--help"], "1"), (["list"], "")])
+def test_a_reader_that_leaves_is_no_fault(words, unbuffered):
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does once it has seen enough
+    with os.fdopen(writing, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainers", *words],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
