@@ -9,29 +9,28 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from jedi_env.games import GAMES
-from jedi_env.metrics import AGENT_OPTIMAL, HUMAN_OPTIMAL, HUMAN_SCORES, RANDOM_SCORES, Aggregate, Interval, published
+from jedi_env.metrics import AGENT_OPTIMAL, HUMAN_OPTIMAL, Aggregate, Interval, published
 from trainers.report import Gathered, ago, progress_of
 from trainers.report_page import svg
-from trainers.report_page.pictures import ROWS, data_uri, strip_of
+from trainers.report_page.cards import demo_card, strip_cards
+from trainers.report_page.learning_curves import SOURCES, curve_charts, default_source, reward_charts
+from trainers.report_page.pictures import ROWS
 from trainers.report_tables import (
     AXES,
     RESAMPLES,
     Comparison,
-    Curves,
     Entry,
     Row,
     comparisons,
-    curves,
     games_of,
     protocol_notes,
     score_table,
 )
-from trainers.run_files import FIDELITY_PLOT, Point, Run
+from trainers.run_files import Run
 
 OPEN_LANES = 2  # of a strip, shown; the others unfold
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
@@ -51,10 +50,6 @@ HALVES = (
     ("human_optimal", "Human-Optimal half", "mean HNS where people do better", max),
     ("ratio", "Ratio of the halves", "Agent-Optimal over Human-Optimal; near 1 is balanced", min),
     ("har_hns", "Har-HNS", "harmonic mean of HNS + 0.1", max),
-)
-SOURCES = (
-    ("score", "scored on full games", lambda run: tuple(evaluation.at for evaluation in run.evaluations)),
-    ("play", "play in training", lambda run: run.play),
 )
 
 
@@ -89,7 +84,7 @@ def render(gathered: Gathered, against: Sequence[str], made: Made) -> str:
     """
     series = {method.label: i for i, method in enumerate(gathered.methods)}
     warnings = list(gathered.warnings)
-    strips = _strips(gathered, made.draw, warnings)
+    strips = strip_cards(gathered, made.draw, warnings)
     rows = score_table(gathered, against)
     compared = comparisons(gathered, against)
     finished = sum(run.finished for run in gathered.runs)
@@ -109,9 +104,9 @@ def render(gathered: Gathered, against: Sequence[str], made: Made) -> str:
         headlines=[_headline(comparison) for comparison in compared],
         axes=[(name, label) for name, (label, _) in AXES.items()],
         curve_sources=[(name, label) for name, label, _ in SOURCES],
-        default_source=_default_source(gathered.runs),
-        charts=[_game_charts(game, gathered, series) for game in games_of(gathered.runs)],
-        watch=[chart for game in games_of(gathered.runs) if (chart := _watch(game, gathered, series))],
+        default_source=default_source(gathered.runs),
+        charts=[curve_charts(game, gathered, series) for game in games_of(gathered.runs)],
+        watch=[chart for game in games_of(gathered.runs) if (chart := reward_charts(game, gathered, series))],
         rows=[_table_row(row) for row in rows if row.ours],
         against=[method for method in against if any(method in row.published for row in rows if row.ours)],
         scored=[m.label for m in gathered.methods if any(m.label in row.ours for row in rows)],
@@ -120,7 +115,7 @@ def render(gathered: Gathered, against: Sequence[str], made: Made) -> str:
         strips=strips,
         strip_rows=ROWS,
         open_lanes=OPEN_LANES,
-        demos=[_demo(run) for run in gathered.runs if run.demo is not None],
+        demos=[demo_card(run) for run in gathered.runs if run.demo is not None],
         sources=[published()[method] for method in against],
         all_games=len(GAMES),
         resamples=RESAMPLES,
@@ -244,88 +239,6 @@ def _headline(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-# Learning curves
-
-
-def _default_source(runs: Sequence[Run]) -> str:
-    """Return which curves are shown first: the scores, unless there is no more than a last one anywhere."""
-    return "score" if any(len(run.evaluations) > 1 for run in runs) or not any(run.play for run in runs) else "play"
-
-
-def _game_charts(game: str, gathered: Gathered, series: Mapping[str, int]) -> dict[str, Any]:
-    runs = [run for run in gathered.runs if run.game == game]
-    charts = []
-    for source, told, points in SOURCES:
-        for axis, (label, x) in AXES.items():
-            found = curves(runs, points, x)
-            references = [
-                svg.Reference(name, scores[game])
-                for name, scores in (("random", RANDOM_SCORES), ("human", HUMAN_SCORES))
-                if game in scores
-            ]
-            drawn = _curve_chart(found, series, references, label, f"{game}: {told}, by {label}")
-            charts.append({"source": source, "axis": axis, "svg": drawn})
-    young = [run for run in runs if not run.finished]
-    return {"game": game, "charts": charts, "runs": len(runs), "unfinished": len(young)}
-
-
-def _curve_chart(
-    found: Sequence[Curves], series: Mapping[str, int], references: Sequence[svg.Reference], x_label: str, label: str
-) -> Markup:
-    lines, bands = [], []
-    for curve in found:
-        colour = series[curve.method]
-        for seed, points in curve.seeds.items():
-            young = "" if curve.finished[seed] else ", unfinished"
-            x, y = points[-1]
-            title = f"{curve.method}, seed {seed}{young}: {svg.shown(y)} at {svg.shown(x)} {x_label}"
-            single = len(curve.seeds) == 1 and curve.finished[seed]
-            lines.append(
-                svg.Line(
-                    colour,
-                    points,
-                    title,
-                    svg.Style.MEAN if single else svg.Style.UNFINISHED if young else svg.Style.SEED,
-                )
-            )
-        if curve.mean:
-            end = curve.mean[-1]
-            title = (
-                f"{curve.method}, mean of {len(curve.seeds)} seeds: {svg.shown(end.value)} "
-                f"({svg.shown(end.low)} to {svg.shown(end.high)}) at {svg.shown(end.x)} {x_label}"
-            )
-            lines.append(svg.Line(colour, [(m.x, m.value) for m in curve.mean], title))
-            bands.append(svg.Band(colour, [(m.x, m.low, m.high) for m in curve.mean]))
-    return svg.chart(lines, bands, references, x_label=x_label, label=label)
-
-
-def _watch(game: str, gathered: Gathered, series: Mapping[str, int]) -> dict[str, Any] | None:
-    """Return the charts of dreamed beside real reward, None if no run logged any."""
-    dreaming = {run.method for run in gathered.runs if run.dream_reward}
-    runs = [run for run in gathered.runs if run.game == game and run.method in dreaming]
-    kinds: tuple[tuple[str, svg.Style, Callable[[Run], Sequence[Point]]], ...] = (
-        ("real", svg.Style.MEAN, lambda run: run.real_reward),
-        ("dream", svg.Style.DASHED, lambda run: run.dream_reward),
-    )
-    if not any(run.dream_reward for run in runs):
-        return None
-    charts = []
-    for axis, (label, x) in AXES.items():
-        lines = []
-        for name, style, points in kinds:
-            for curve in curves(runs, points, x):
-                many = len(curve.seeds) > 1
-                drawn = [(m.x, m.value) for m in curve.mean] if many else next(iter(curve.seeds.values()))
-                if drawn:
-                    title = (
-                        f"{curve.method}, {name}: {svg.shown(drawn[-1][1])} a step at {svg.shown(drawn[-1][0])} {label}"
-                    )
-                    lines.append(svg.Line(series[curve.method], drawn, title, style))
-        told = f"{game}: reward a step, real and dreamed, by {label}"
-        charts.append({"axis": axis, "svg": svg.chart(lines, x_label=label, label=told, from_zero=True)})
-    return {"game": game, "charts": charts, "not_logged": sorted({r.seed for r in runs if not r.real_reward})}
-
-
 # Tables
 
 
@@ -418,93 +331,3 @@ def _comparison(comparison: Comparison, series: Mapping[str, int]) -> dict[str, 
 def _all_fields() -> tuple[tuple[str, str], ...]:
     seen = {field: title for field, title, *_ in (*AGGREGATES, *HALVES)}
     return tuple(seen.items())
-
-
-# Pictures
-
-
-def _strips(gathered: Gathered, draw: bool, warnings: list[str]) -> list[dict[str, Any]]:
-    """Return a card a run with a strip or a fidelity report; one run a method and game is drawn if it left none."""
-    cards = []
-    drawn: set[tuple[str, str]] = {(run.method, run.game) for run in gathered.runs if run.picture is not None}
-    for run in gathered.runs:
-        key = (run.method, run.game)
-        strip, fault = strip_of(run, draw and key not in drawn)
-        if fault is not None:
-            warnings.append(fault)
-        if strip is not None:
-            drawn.add(key)
-        plot = run.path / FIDELITY_PLOT
-        if strip is not None or run.fidelity is not None:
-            cards.append(
-                {
-                    "run": run,
-                    "strip": strip,
-                    "fidelity": None if run.fidelity is None else _fidelity(run),
-                    "plot": data_uri(plot) if plot.is_file() else None,
-                }
-            )
-    return cards
-
-
-def _fidelity(run: Run) -> dict[str, Any]:
-    report = run.fidelity
-    assert report is not None  # the caller looked
-    known = [(row.horizon, row.against_copy) for row in report.frames if row.against_copy is not None]
-    chart = svg.chart(
-        [svg.Line(0, [(k, ratio.value) for k, ratio in known], "error of the dreamed frame over that of copying")],
-        [svg.Band(0, [(k, ratio.low, ratio.high) for k, ratio in known])],
-        [svg.Reference("as good as copying:", 1.0)],
-        x_label="dreamed steps",
-        label=f"{run.game}: squared error of the dreamed frame over that of copying the last one",
-        from_zero=True,
-    )
-    watched = [
-        {
-            "policy": row.policy,
-            "svg": svg.forest(
-                [
-                    svg.ForestRow("real", None, _within(row.real.mean, row.real.standard_error)),
-                    svg.ForestRow("dreamed", 0, _within(row.dream.mean, row.dream.standard_error)),
-                ],
-                label=f"{run.game}: what a window of play pays the {row.policy} policy",
-                bars=True,
-                best=None,
-            ),
-        }
-        for row in report.watch
-    ]
-    longest = report.horizons[-1]
-    at_least = "at least " if report.trusted_horizon == longest else ""
-    return {"chart": chart, "watch": watched, "trusted": f"{at_least}{report.trusted_horizon}", "longest": longest}
-
-
-def _within(mean: float, standard_error: float) -> Interval:
-    return Interval(mean, mean - 1.96 * standard_error, mean + 1.96 * standard_error)
-
-
-def _demo(run: Run) -> dict[str, Any]:
-    demo = run.demo
-    assert demo is not None  # the caller looked
-    rows = [
-        svg.ForestRow("random", None, _bootstrap(demo.random)),
-        svg.ForestRow("PPO in the dream", 0, _bootstrap(demo.agent)),
-    ]
-    told = f"{run.game}: return of real games, random and trained in the dream"
-    return {
-        "run": run,
-        "demo": demo,
-        "episodes": len(demo.agent),
-        "svg": svg.forest(rows, label=told, bars=True, best=None),
-        "best_game": max(demo.agent),
-        "human": HUMAN_SCORES.get(run.game),
-        "minutes": sum(demo.seconds.values()) / 60,
-    }
-
-
-def _bootstrap(returns: Sequence[float]) -> Interval:
-    """Return the mean of episodes with a 95% percentile bootstrap over them."""
-    values = np.asarray(returns, np.float64)
-    drawn = values[np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(float(values.mean()), min(float(low), float(values.mean())), max(float(high), float(values.mean())))
