@@ -4,6 +4,7 @@
 knows nothing yet is at home; they and the weights become float16. Then everything that the card says is measured on
 exactly the files that are shipped: fidelity, the native agent, Stable-Baselines3's PPO trained from nothing in this
 dream alone (three seeds), and random play, all on full real games. Scores are told as they are.
+Without RUN, the dream that lies in FOLDER is measured again as it is.
 """
 
 from __future__ import annotations
@@ -80,16 +81,22 @@ def ship(run: Path, out: Path, config: ShipConfig) -> Checkpoint:
         UsageError: it is of no real game, or larger than :data:`LARGEST`; ``out`` was not touched.
         RunError: its replay is not there; ``out`` was not touched.
     """
-    whole = Checkpoint.load(run / "checkpoint")
-    if whole.game is None or whole.agent is None:
-        raise UsageError(f"{run} has no dream of a real game with a native agent: nothing to measure and ship.")
+    whole = _measurable(run / "checkpoint")
     whole = replace(whole, contexts=starting_points(run, whole, config.contexts), metrics={})
     size = 2 * sum(tensor.numel() for tensor in _tensors(whole))
     if size > LARGEST:
         raise UsageError(f"It would take {size:,} bytes, more than {LARGEST:,}: write fewer --contexts.")
     whole.save(out, half=True)
+    return measure(out, config)
 
-    shipped = Checkpoint.load(out)
+
+def measure(out: Path, config: ShipConfig) -> Checkpoint:
+    """Measure the dream in ``out`` and store what was found there, with a card; return it.
+
+    Raises:
+        UsageError: it is of no real game or has no agent; ``out`` was not touched.
+    """
+    shipped = _measurable(out)
     report, segments = fidelity(shipped, config.fidelity)
     store(report, shipped, out, set_horizon=True)
     save_sample(shipped.world_model, segments, out / "strip.png", config.fidelity.seed, scale=1)
@@ -130,7 +137,12 @@ def play_real_games(checkpoint: Checkpoint, config: ShipConfig) -> dict[str, Any
         curve = learn(model, config.steps, f"PPO in the dream, seed {seed}")
         with progress(None, config.episodes, f"real games: PPO, seed {seed}") as bar:
             score = score_on_reality(model, game, checkpoint, config.episodes, bar.update)
-        told = {"seed": seed, "dream_steps": model.num_timesteps, "dream_return": curve.final}
+        told = {
+            "seed": seed,
+            "dream_steps": model.num_timesteps,
+            "horizon": config.horizon,
+            "dream_return": curve.final,
+        }
         runs.append({**told, **score.to_json(), "above_random": above(score, random)})
     return {
         "random": random.to_json(),
@@ -166,6 +178,13 @@ def card(checkpoint: Checkpoint) -> str:
     )
 
 
+def _measurable(folder: Path) -> Checkpoint:
+    checkpoint = Checkpoint.load(folder)
+    if checkpoint.game is None or checkpoint.agent is None:
+        raise UsageError(f"{folder} has no dream of a real game with a native agent: nothing to measure and ship.")
+    return checkpoint
+
+
 def _tensors(checkpoint: Checkpoint) -> list[torch.Tensor]:
     """Return what will be stored as float16."""
     model = checkpoint.world_model
@@ -179,13 +198,13 @@ class _Arguments:
     """Arguments.
 
     Attributes:
-        run: the run directory.
+        run: the run directory; none: measure what lies in ``out`` again.
         out: the folder to write.
         ship: what is shipped and measured.
     """
 
-    run: Positional[Path]
     out: Path
+    run: Positional[Path | None] = None
     ship: Annotated[ShipConfig, tyro.conf.arg(name="")] = field(default_factory=ShipConfig)
 
 
@@ -195,7 +214,10 @@ def main() -> None:
     arguments = tyro.cli(_Arguments, description=__doc__)
     torch.set_num_threads(THREADS)
     with exit_codes("trainers.ship"):
-        ship(arguments.run, arguments.out, arguments.ship)
+        if arguments.run is None:
+            measure(arguments.out, arguments.ship)
+        else:
+            ship(arguments.run, arguments.out, arguments.ship)
     print((arguments.out / CARD).read_text())
 
 

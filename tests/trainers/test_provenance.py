@@ -73,7 +73,7 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
 def test_the_machine_is_told_in_words():
     assert machine()
     if Path("/proc/cpuinfo").exists() and not torch.cuda.is_available():
-        assert f"{torch.get_num_threads()} threads" in machine()
+        assert machine().endswith(", 1 thread" if torch.get_num_threads() == 1 else f", {torch.get_num_threads()} threads")
 
 
 @pytest.mark.parametrize(

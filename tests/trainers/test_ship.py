@@ -17,7 +17,7 @@ from trainers.config import EvaluateConfig
 from trainers.evaluate import Score
 from trainers.fidelity import FidelityConfig
 from trainers.replay import FollowedReplay
-from trainers.ship import CARD, LARGEST, ShipConfig, above, ship
+from trainers.ship import CARD, LARGEST, ShipConfig, above, measure, ship
 from trainers.train import train
 
 FIRST = 60  # random steps
@@ -133,6 +133,19 @@ def test_a_dream_of_no_game_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("trainers.ship.Checkpoint", SimpleNamespace(load=lambda path: nameless))
     with pytest.raises(UsageError, match="no dream of a real game"):
         ship(tmp_path, tmp_path / "out", CONFIG)
+    with pytest.raises(UsageError, match="no dream of a real game"):
+        measure(tmp_path / "out", CONFIG)
+
+
+def test_what_was_shipped_can_be_measured_again_in_dreams_of_another_length(shipped, tmp_path):
+    out = shutil.copytree(shipped[1], tmp_path / "again")
+    again = measure(out, replace(CONFIG, seeds=1, horizon=7))
+    (run,) = again.metrics["real_games"]["ppo"]
+    assert run["horizon"] == 7
+    assert f"{run['dream_steps']:,} steps in dreams of 7, seed 0" in (out / CARD).read_text()
+    assert "in dreams of 5, seed 0" in (shipped[1] / CARD).read_text()
+    for name in ("model.safetensors", "agent.safetensors", "contexts.safetensors"):
+        assert (out / name).read_bytes() == (shipped[1] / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["contexts", "seeds", "steps", "horizon", "episodes"])
