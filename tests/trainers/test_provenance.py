@@ -73,7 +73,8 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
 def test_the_machine_is_told_in_words():
     assert machine()
     if Path("/proc/cpuinfo").exists() and not torch.cuda.is_available():
-        assert machine().endswith(", 1 thread" if torch.get_num_threads() == 1 else f", {torch.get_num_threads()} threads")
+        threads = torch.get_num_threads()
+        assert machine().endswith(", 1 thread" if threads == 1 else f", {threads} threads")
 
 
 @pytest.mark.parametrize(
