@@ -14,7 +14,7 @@ def main(checkpoint: str, policy: str, steps: str) -> None:
     """Learn from ``steps`` dream steps."""
     model = PPO(
         "MlpPolicy",
-        make_dream(checkpoint, n_envs=64, horizon=25),
+        make_dream(checkpoint, n_envs=64, horizon=50),
         n_steps=32,
         batch_size=512,
         n_epochs=4,

@@ -72,7 +72,7 @@ class DemoConfig:
     seed: int = 0
     train: bool = False
     steps: int = 400_000
-    horizon: int = 25
+    horizon: int = 50
     episodes: int = 30
 
     def __post_init__(self) -> None:
