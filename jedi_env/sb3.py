@@ -126,6 +126,7 @@ def make_real(
     frame_stack: int = 4,
     life_loss: bool = False,
     sticky: float = 0.0,
+    frame_skip: int | tuple[int, int] = 4,
     device: str = "auto",
     render_mode: str | None = None,
 ) -> VecEnv:
@@ -142,6 +143,7 @@ def make_real(
         frame_stack: frames in an observation, newest last.
         life_loss: a lost life ends the episode (but not the game).
         sticky: chance that the emulator repeats the last action at a frame.
+        frame_skip: emulator frames a step, or the least and the most.
         device: where the encoder runs.
         render_mode: None or ``"rgb_array"``.
 
@@ -158,6 +160,7 @@ def make_real(
         frame_stack,
         life_loss=life_loss,
         sticky=sticky,
+        frame_skip=frame_skip,
         autoreset_mode=AutoresetMode.SAME_STEP,
         device=device,
         render_mode=render_mode,

@@ -92,6 +92,17 @@ def test_the_real_game_for_stable_baselines3():
     env.close()
 
 
+def test_the_real_game_has_the_frame_skip_that_was_asked_for():
+    pytest.importorskip("ale_py")
+    env = sb3.make_real("Pong", 2, obs_type="rgb", frame_skip=40, seed=3)
+    env.reset()
+    steps = 0
+    while not env.step(np.zeros(2, np.int64))[2].any():  # a lost game of some 3,100 frames
+        steps += 1
+    assert 60 < steps < 120
+    env.close()
+
+
 def test_an_agent_of_the_dream_plays_the_real_game():
     pytest.importorskip("ale_py")
     checkpoint = tiny_checkpoint()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -194,9 +194,14 @@ def _number(value: float | None) -> str:
 
 def _offline(config: AblationsConfig, training: TrainConfig, run: Path) -> None:
     checkpoint = train(training, "Breakout", 0, run, resolve_device("cpu"))
-    if not (run / _REPORT).exists():
+    if not _measured(run / _REPORT, config.fidelity):
         report, _ = fidelity(Checkpoint.load(checkpoint), config.fidelity)
         replace_file(run / _REPORT, json.dumps(to_json(report)).encode())
+
+
+def _measured(report: Path, config: FidelityConfig) -> bool:
+    """Return whether the report is there, and of these settings."""
+    return report.exists() and asdict(config).items() <= json.loads(report.read_text())["setup"].items()
 
 
 def _found(out: Path, name: str) -> dict[str, Any]:

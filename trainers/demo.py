@@ -31,7 +31,7 @@ from jedi_env.types import Segment
 from trainers.cli import exit_codes
 from trainers.collect import Collector
 from trainers.config import TrainConfig
-from trainers.evaluate import EVALUATION_SEED, score_policy
+from trainers.evaluate import EVALUATION_SEED, frame_skip_of, score_policy
 from trainers.log import progress, read
 from trainers.pictures import save_curves, save_strip
 from trainers.play import Reality
@@ -41,6 +41,7 @@ from trainers.presets import DEMO
 from trainers.provenance import provenance
 from trainers.replay import Replay, Sampling
 from trainers.sb3 import learn, make_algorithm, score_on_reality
+from trainers.state import CONFIG
 from trainers.train import train
 from trainers.video import Panel, Video
 
@@ -86,6 +87,8 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
     if config.train:
         train(training, config.game, config.seed, config.out, resolve_device("cpu"))
         seconds = seconds_of(config.out)  # by the run's own log: a demonstration that goes on trains nothing anew
+    elif (config.out / CONFIG).exists():
+        raise UsageError(f"{config.out} holds a run, whose dream would be replaced: write another --out, or --train.")
     else:
         find_checkpoint(config.game, None).save(path)
 
@@ -104,7 +107,7 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
 
     began = time.perf_counter()
     actions = RandomPolicy(checkpoint.world_model.actions, np.random.default_rng(config.seed))
-    random = score_policy(config.game, actions, config.episodes, "real games: random")
+    random = score_policy(config.game, actions, config.episodes, "real games: random", frame_skip_of(checkpoint))
     with progress(None, config.episodes, "real games: PPO") as bar:
         agent = score_on_reality(model, config.game, checkpoint, config.episodes, bar.update)
     save_video(config, checkpoint)
@@ -154,7 +157,7 @@ def dream_speed(env: VecEnv | None, steps: int = 30) -> float:
 
 def held_out(config: DemoConfig, checkpoint: Checkpoint) -> Segment:
     """Return segments of random play that the world model has never seen, each around a reward or an end."""
-    env = make_pixels(config.game)
+    env = make_pixels(config.game, frame_skip=frame_skip_of(checkpoint))
     replay = Replay(config.out / "held_out", keep=0)
     seed = config.seed + 1_000_003
     collector = Collector(env, replay, life_loss=True, seed=seed)

@@ -33,7 +33,7 @@ NO_AGENT = (
     "This checkpoint carries no native agent. Train one with `jedi-env train`, or train a Stable-Baselines3 "
     "policy in this dream with `jedi-env dream`."
 )
-MAX_STEPS = 30_000  # decisions a game: beyond ALE's own limit of 108,000 frames
+MAX_STEPS = 110_000  # decisions a game: beyond ALE's own limit of 108,000 frames, at one frame a decision
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import RunError, UsageError
 from jedi_env.games import GAMES
-from jedi_env.metrics.dreams import Measurement, measure
+from jedi_env.metrics.dreams import Measurement, clustered_error, measure
 from jedi_env.metrics.probe import Probe, fit_probe
 from jedi_env.metrics.side_by_side import SideBySide, side_by_side
 from jedi_env.models.reward_heads import SIGNS
@@ -106,13 +106,15 @@ class Returns:
     """What windows of play paid, in rewards as the dream learns them, to the end of the episode or the longest horizon.
 
     Attributes:
-        mean, standard_error: of the sum a window.
+        mean: of the sum a window.
+        standard_error: of the mean, where the windows of one block of play, which overlap, may have anything in common;
+            None with one block alone.
         steps: mean steps that a window lasted.
         ends: share of the windows in which the episode ended.
     """
 
     mean: float
-    standard_error: float
+    standard_error: float | None
     steps: float
     ends: float
 
@@ -309,10 +311,12 @@ def watch(model: WorldModel, agent: ActorCritic | None, play: Play, config: Fide
         raise RunError(f"No window of {config.horizon} steps fits into the play: give more --steps.")
     rng = np.random.default_rng(config.seed)
     k = model.context_length
-    segment, _ = play.segments(_draw(whole, config.segments, rng), k, config.horizon)
+    starts = _draw(whole, config.segments, rng)
+    blocks = torch.from_numpy(play.blocks[starts])
+    segment, _ = play.segments(starts, k, config.horizon)
     mask = segment.mask[:, k - 1 :]
-    paid = model.reward_end.reward_head.learned(segment.rewards[:, k - 1 :])
-    real = _returns((paid * mask).sum(dim=1), mask.sum(dim=1), segment.terminated[:, k - 1 :].any(1))
+    rewards = model.reward_end.reward_head.learned(segment.rewards[:, k - 1 :])
+    real = _returns((rewards * mask).sum(dim=1), mask.sum(dim=1), segment.terminated[:, k - 1 :].any(1), blocks)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     chunks: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -321,7 +325,8 @@ def watch(model: WorldModel, agent: ActorCritic | None, play: Play, config: Fide
         part = segment[first : first + CHUNK].to(device)
         context = Context(model.encode(part.pixels[:, :k]), part.actions[:, : k - 1])
         chunks.append(_dream(model, agent, context, config.horizon, config.seed + first, generator))
-    dream = _returns(*(torch.cat(column).cpu() for column in zip(*chunks, strict=True)))
+    paid, lasted, over = (torch.cat(column).cpu() for column in zip(*chunks, strict=True))
+    dream = _returns(paid, lasted, over, blocks)
     return Watch("random" if agent is None else "agent", len(segment), real, dream)
 
 
@@ -374,11 +379,11 @@ def _values(agent: ActorCritic, frames: Tensor) -> Tensor:
     return torch.stack(values, dim=1)
 
 
-def _returns(paid: Tensor, lasted: Tensor, over: Tensor) -> Returns:
+def _returns(paid: Tensor, lasted: Tensor, over: Tensor, blocks: Tensor) -> Returns:
     paid = paid.double()
     return Returns(
         mean=float(paid.mean()),
-        standard_error=float(paid.std(correction=0)) / len(paid) ** 0.5,
+        standard_error=clustered_error(paid, blocks),
         steps=float(lasted.double().mean()),
         ends=float(over.double().mean()),
     )

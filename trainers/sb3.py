@@ -21,7 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import UsageError, nearest
 from jedi_env.sb3 import LatentCnn, make_dream, make_real
-from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score, protocol_of
+from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score, frame_skip_of, protocol_of
 from trainers.log import progress
 
 FRAME_STACK = 4
@@ -174,6 +174,8 @@ def score_on_reality(
 ) -> Score:
     """Play ``episodes`` full real games with a policy that was trained in a dream; it runs unchanged.
 
+    The games have the frame skip under which the dream was trained.
+
     Args:
         model: the algorithm with its policy.
         game: the real game.
@@ -182,7 +184,8 @@ def score_on_reality(
         on_episode: called as each game ends.
         deterministic: the likeliest action instead of a drawn one.
     """
-    env = make_real(game, min(EVALUATION_LANES, episodes), checkpoint, frame_stack=_stack(checkpoint))
+    frame_skip, lanes = frame_skip_of(checkpoint), min(EVALUATION_LANES, episodes)
+    env = make_real(game, lanes, checkpoint, frame_stack=_stack(checkpoint), frame_skip=frame_skip)
     env.seed(EVALUATION_SEED)
 
     def tell(local: dict[str, Any], _: dict[str, Any]) -> None:
@@ -196,4 +199,4 @@ def score_on_reality(
     finally:
         env.close()
     assert isinstance(returns, list)  # as was asked for
-    return Score(game, tuple(float(r) for r in returns), protocol_of(game))
+    return Score(game, tuple(float(r) for r in returns), protocol_of(game, frame_skip))

@@ -120,6 +120,7 @@ def make_real(
     *,
     life_loss: bool = False,
     sticky: float = 0.0,
+    frame_skip: int | tuple[int, int] = 4,
     autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     device: str = "auto",
     render_mode: str | None = None,
@@ -136,6 +137,7 @@ def make_real(
     *,
     life_loss: bool = False,
     sticky: float = 0.0,
+    frame_skip: int | tuple[int, int] = 4,
     autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     device: str = "auto",
     render_mode: str | None = None,
@@ -151,6 +153,7 @@ def make_real(
     *,
     life_loss: bool = False,
     sticky: float = 0.0,
+    frame_skip: int | tuple[int, int] = 4,
     autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     device: str = "auto",
     render_mode: str | None = None,
@@ -165,8 +168,10 @@ def make_real(
         obs_type: ``"latent"``: float32 ``(frame_stack * C, H, W)``, what the checkpoint's encoder makes of the pixels.
             ``"rgb"``: uint8 ``(64, 64, 3 * frame_stack)``; needs no checkpoint and no torch.
         frame_stack: frames in an observation, newest last; the first frame of an episode fills it.
-        life_loss: a lost life ends the episode but not the game; Atari games only, as ``sticky``.
+        life_loss: a lost life ends the episode but not the game; Atari games only, as the next two.
         sticky: chance that the emulator repeats the last action at a frame.
+        frame_skip: emulator frames a step; a pair: drawn uniformly from the least to the most at every step. A dream
+            of the preset ``stochastic`` was trained under ``(2, 6)``.
         autoreset_mode: one of Gymnasium's three (vector only).
         device: where the encoder runs, a copy if the given one is elsewhere; ``"auto"``: CUDA, else MPS, else the CPU.
         render_mode: None or ``"rgb_array"``.
@@ -181,7 +186,9 @@ def make_real(
         )
     check_positive("frame_stack", frame_stack)
     if num_envs is None:
-        env = make_pixels(game_or_env_id, life_loss=life_loss, sticky=sticky, render_mode=render_mode)
+        env = make_pixels(
+            game_or_env_id, life_loss=life_loss, sticky=sticky, frame_skip=frame_skip, render_mode=render_mode
+        )
         try:
             return EncodedEnv(env, _frames(game_or_env_id, checkpoint, obs_type, frame_stack, device), frame_stack)
         except Exception:
@@ -192,6 +199,7 @@ def make_real(
         num_envs,
         life_loss=life_loss,
         sticky=sticky,
+        frame_skip=frame_skip,
         autoreset_mode=autoreset_mode,
         render_mode=render_mode,
     )

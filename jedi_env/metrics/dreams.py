@@ -32,7 +32,8 @@ class FrameErrors:
         dream: of the dreamed frame; the other two are the baselines. All three None without lanes.
         copy: of the last frame of the context.
         random: of the last context frame of another segment, drawn at random.
-        against_copy: ``dream / copy`` with its 95% interval; None where copying makes no error, or without lanes.
+        against_copy: ``dream / copy`` with its 95% interval; None where copying makes no error, or
+            without lanes of two groups at least.
         against_random: ``dream / random``, likewise.
     """
 
@@ -251,6 +252,20 @@ def confusion(classes: Tensor, probs: Tensor, rates: Sequence[float]) -> Confusi
     )
 
 
+def clustered_error(values: Tensor, groups: Tensor) -> float | None:
+    """Return the standard error of the mean of ``values`` (N,), where only ``groups`` (N,) are independent.
+
+    The linearised variance of a mean over groups of unequal size, as for cluster sampling (Cochran, Sampling
+    Techniques, 1977). None with fewer than two groups.
+    """
+    _, member = torch.unique(groups, return_inverse=True)
+    number = int(member.max()) + 1
+    if number < 2:
+        return None
+    deviations = values.new_zeros(number).index_add_(0, member, values - values.mean())
+    return float((deviations.square().sum() * number / (number - 1)).sqrt()) / len(values)
+
+
 def _squared_error(guess: Tensor, real: Tensor) -> Tensor:
     """Return the mean squared error of each lane, float64 ``(B,)`` on the CPU."""
     return (guess.double() - real.double()).square().flatten(1).mean(dim=1).cpu()
@@ -259,11 +274,13 @@ def _squared_error(guess: Tensor, real: Tensor) -> Tensor:
 def _ratio(
     numerator: Tensor, denominator: Tensor, groups: Tensor, generator: torch.Generator, resamples: int
 ) -> Interval | None:
-    """Return the ratio of the means and its percentile interval over resampled groups."""
+    """Return the ratio of the means and its percentile interval over resampled groups, of which one alone has none."""
     if float(denominator.sum()) == 0:
         return None
     _, member = torch.unique(groups, return_inverse=True)
     number = int(member.max()) + 1
+    if number < 2:
+        return None
     sums = torch.zeros(number, 2, dtype=torch.float64).index_add_(0, member, torch.stack((numerator, denominator), 1))
     drawn = sums[torch.randint(number, (resamples, number), generator=generator)].sum(dim=1)
     drawn = drawn[drawn[:, 1] > 0]

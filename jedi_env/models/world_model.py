@@ -305,7 +305,7 @@ class WorldModel(nn.Module):
 
     def _targets(self, frames: Tensor, segment: Segment, share: Share) -> Tensor:
         """Return what the denoiser learns to predict, ``(B, T+1, C, H, W)``; no gradient ever reaches it."""
-        if self.target_encoder is None:
+        if self.target_encoder is None or not self.encoder.training:  # a frozen encoder has nothing to follow
             return frames
         with torch.no_grad():
             return self._encode(self.target_encoder, segment.pixels, share)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,6 +157,19 @@ def stacks(vec: VectorEnv, mode: AutoresetMode, frame_of: Any, axis: int, depth:
             for i in np.flatnonzero(ended):
                 lanes[i].extend([frame_of(pixels[i])] * depth)
             yield "masked", ended, shown(), {}
+
+
+def test_the_frame_skip_is_that_of_the_real_game():
+    """Of one lane, and of several."""
+    with closing(make_real("Breakout", obs_type="rgb", frame_skip=7)) as env:
+        _, before = env.reset(seed=0)
+        assert env.step(0)[4]["frame_number"] - before["frame_number"] == 7
+    with closing(make_real("Breakout", 2, obs_type="rgb", frame_skip=(2, 6))) as env:
+        _, info = env.reset(seed=0)
+        frames = [info["frame_number"], *(env.step(np.zeros(2, np.int64))[4]["frame_number"] for _ in range(40))]
+        assert set(np.diff(frames, axis=0).ravel()) == {2, 3, 4, 5, 6}
+    with pytest.raises(UsageError, match="frame_skip is 0"):
+        make_real("Breakout", 2, obs_type="rgb", frame_skip=0)
 
 
 @pytest.mark.parametrize(

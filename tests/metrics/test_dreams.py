@@ -12,6 +12,7 @@ from jedi_env.metrics.dreams import (
     LEAST_LANES,
     FrameErrors,
     Measurement,
+    clustered_error,
     confusion,
     frame_errors,
     measure,
@@ -164,8 +165,38 @@ def test_the_ratio_is_of_means_and_its_interval_is_over_groups():
     assert row.against_copy.value == pytest.approx(12 / 16)
     # Two groups: a resample holds one twice or both; their ratios are 2/8 and 10/8.
     assert (row.against_copy.low, row.against_copy.high) == pytest.approx((0.25, 1.25))
-    (together,) = frame_errors(sides, (1,), torch.tensor([3, 3, 3, 3]))
-    assert together.against_copy.low == together.against_copy.high == together.against_copy.value
+
+
+def test_one_group_alone_has_no_interval_and_is_not_trusted():
+    sides = sides_with_errors([1.0] * LEAST_LANES, [4.0] * LEAST_LANES)
+    (one,) = frame_errors(sides, (1,), torch.full((LEAST_LANES,), 3))
+    assert (one.dream, one.copy, one.against_copy, one.against_random) == (1.0, 4.0, None, None)
+    assert trusted_horizon([one]) == 0
+    (two,) = frame_errors(sides, (1,), torch.arange(LEAST_LANES) // 2)
+    assert trusted_horizon([two]) == 1
+
+
+def test_the_error_of_a_mean_counts_what_groups_have_in_common():
+    """Groups of eight equal values: as good as one value each. Of values each its own group: the usual error."""
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.normal(size=40))
+    usual = float(values.std()) / 40**0.5
+    assert clustered_error(values, torch.arange(40)) == pytest.approx(usual)
+    assert clustered_error(values.repeat_interleave(8), torch.arange(320) // 8) == pytest.approx(usual)
+    assert clustered_error(values, torch.zeros(40)) is None
+
+
+def test_the_error_of_a_mean_of_overlapping_windows_is_that_of_play_played_again():
+    """Sums over windows of 20 of 2,000 draws: their mean differs from play to play as much as is told of one."""
+    rng = np.random.default_rng(0)
+    means, told = [], []
+    for _ in range(300):
+        sums = np.convolve(rng.random(2000) < 0.05, np.ones(20), "valid")
+        starts = rng.choice(len(sums), 250, replace=False)
+        means.append(sums[starts].mean())
+        told.append(clustered_error(torch.from_numpy(sums[starts]), torch.from_numpy(starts // 100)))
+    assert np.mean(told) == pytest.approx(np.std(means), rel=0.15)
+    assert np.std(sums[starts]) / 250**0.5 < 0.6 * np.std(means)  # as if they did not overlap
 
 
 def test_where_copying_makes_no_error_nothing_beats_it():

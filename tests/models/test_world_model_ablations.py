@@ -102,6 +102,17 @@ def test_ablation_target_encoder(monkeypatch):
     assert learning(model.encoder) == {True}
 
 
+def test_a_frozen_encoder_is_its_own_target(monkeypatch):
+    """Nothing moves that the target encoder could smooth, and its statistics would be those of each batch."""
+    model, segment = lively(replace(TINY, target_ema=0.75, switching=0.0)), play(K + 1)
+    model.encoder.eval().requires_grad_(False)
+    frames = model.encode(segment.pixels)
+    spy = Spy(model, monkeypatch)
+    model.loss(frames, segment, generator())
+    for i in range(2):
+        assert torch.equal(spy.targets[i], frames[:, K + i])
+
+
 def test_the_target_encoder_begins_equal_and_follows_as_a_moving_average():
     model = WorldModel(A, replace(TINY, target_ema=0.75))
     pairs = list(zip(model.target_encoder.parameters(), model.encoder.parameters(), strict=True))

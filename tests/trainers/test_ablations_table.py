@@ -80,6 +80,10 @@ def test_two_variants_are_trained_measured_and_told(tmp_path):
     written = (config.out / "breakout-pixels" / "fidelity.json").stat().st_mtime_ns
     assert ablations(config, catch, breakout) == told
     assert (config.out / "breakout-pixels" / "fidelity.json").stat().st_mtime_ns == written
+    longer = replace(config, seeds=1, variants=("pixels",), fidelity=replace(measured, horizon=16))
+    again = ablations(longer, catch, breakout)  # of other settings: measured anew
+    assert again["pixels"]["breakout"]["horizons"][-1] == 16
+    assert again["tiny"] == told["tiny"]
 
 
 def test_the_interval_is_as_wide_as_the_seeds_differ():

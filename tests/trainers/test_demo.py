@@ -98,6 +98,14 @@ def test_without_training_the_dream_that_is_found_here_is_taken(shown, tmp_path,
     assert (tmp_path / "out" / "games.gif").is_file()
 
 
+def test_without_training_no_trained_run_is_replaced(shown):
+    config, _ = shown
+    before = (config.out / "checkpoint" / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="holds a run, whose dream would be replaced"):
+        demo(replace(config, train=False), TRAINING)
+    assert (config.out / "checkpoint" / "model.safetensors").read_bytes() == before
+
+
 def test_its_dream_can_be_entered(shown):
     env = gym.make("JEDIDream-v0", checkpoint=shown[0].out / "checkpoint", device="cpu")
     observation, _ = env.reset(seed=0)

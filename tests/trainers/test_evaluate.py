@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import trainers.evaluate
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.config_json import to_json
+from jedi_env.envs.atari import AtariProtocol
 from jedi_env.errors import CheckpointError, RunError, UsageError
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
@@ -116,6 +117,10 @@ def test_a_game_that_never_ends_is_given_up(monkeypatch):
     assert play(lanes(20, 20), Watcher(), 4, 0)[0] == worth(0, 0, 20)  # just about
     # Nobody waits for a game that does not count any more.
     assert len(play(lanes(6, 30 // 2), Watcher(), 4, 0)) == 4
+
+
+def test_no_atari_game_is_given_up_whatever_the_frame_skip():
+    assert AtariProtocol(frame_skip=1).max_frames < trainers.evaluate.MAX_STEPS
 
 
 def test_a_score_as_json():

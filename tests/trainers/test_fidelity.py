@@ -164,11 +164,23 @@ def test_what_reality_paid_in_its_windows():
     ended = [play.ended[row : min(row + 4, play.last[row])].any() for row in whole]
     assert (result.policy, result.windows) == ("random", len(whole))
     assert result.real.mean == pytest.approx(np.mean([w.sum() for w in windows]))
-    assert result.real.standard_error == pytest.approx(np.std([w.sum() for w in windows]) / len(windows) ** 0.5)
+    sums = np.array([w.sum() for w in windows])
+    blocks = [sums[play.blocks[whole] == block] - sums.mean() for block in np.unique(play.blocks[whole])]
+    squares = sum(block.sum() ** 2 for block in blocks) * len(blocks) / (len(blocks) - 1)
+    assert result.real.standard_error == pytest.approx(squares**0.5 / len(sums))
     assert result.real.steps == pytest.approx(np.mean([len(w) for w in windows]))
     assert result.real.ends == pytest.approx(np.mean(ended))
     assert 1 <= result.dream.steps <= 4
     assert abs(result.dream.mean) <= 4
+
+
+def test_what_one_block_pays_has_no_standard_error():
+    """Its windows overlap: nothing tells how far other play would be from it."""
+    play = play_games(TOY, RandomPolicy(ACTIONS, np.random.default_rng(0)), 9, (0,), Rules())
+    play = replace(play, blocks=np.zeros_like(play.blocks))
+    result = watch(toy_checkpoint().world_model, None, play, FidelityConfig(horizon=4, segments=5))
+    assert result.real.standard_error is None
+    assert result.dream.standard_error is None
 
 
 def test_play_too_short_for_a_window_is_told():

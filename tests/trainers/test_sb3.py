@@ -113,6 +113,12 @@ def test_a_policy_is_scored_on_whole_unclipped_games(checkpoint):
     assert len(ended) >= 10
 
 
+def test_a_policy_is_scored_under_the_frame_skip_of_its_dream():
+    checkpoint = replace(tiny_checkpoint(LATENT, game="Pong", actions=6), protocol={"frame_skip": [40, 50]})
+    model = make_algorithm("PPO", checkpoint, LANES, 0, 10)
+    assert score_on_reality(model, "Pong", checkpoint, 1).protocol["frame_skip"] == (40, 50)
+
+
 def test_a_dream_that_remembers_less_shows_less(checkpoint):
     short = tiny_checkpoint(replace(LATENT, context_length=2), game="FourActions-v0")
     model = make_algorithm("PPO", short, LANES, 0, 10)

@@ -144,8 +144,8 @@ def summary(report: FidelityReport) -> str:
     for paid in report.watch:
         told.append(
             f"Reward in {paid.windows} windows of up to {report.horizons[-1]} steps, {paid.policy} actions: "
-            f"{paid.dream.mean:+.3f} +- {paid.dream.standard_error:.3f} in the dream, "
-            f"{paid.real.mean:+.3f} +- {paid.real.standard_error:.3f} in reality; "
+            f"{paid.dream.mean:+.3f} +- {show(paid.dream.standard_error, 3)} in the dream, "
+            f"{paid.real.mean:+.3f} +- {show(paid.real.standard_error, 3)} in reality; "
             f"{paid.dream.ends:.0%} of the dreams end, {paid.real.ends:.0%} of the real windows."
         )
     at_least = "at least " if report.trusted_horizon == report.horizons[-1] else ""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jedi_env.metrics import HUMAN_SCORES, Interval
+from trainers.fidelity import Returns
 from trainers.report import Gathered
 from trainers.report_page import svg
 from trainers.report_page.pictures import data_uri, strip_of
@@ -56,8 +57,8 @@ def _fidelity(run: Run) -> dict[str, Any]:
             "policy": row.policy,
             "svg": svg.forest(
                 [
-                    svg.ForestRow("real", None, _within(row.real.mean, row.real.standard_error)),
-                    svg.ForestRow("dreamed", 0, _within(row.dream.mean, row.dream.standard_error)),
+                    svg.ForestRow("real", None, _within(row.real)),
+                    svg.ForestRow("dreamed", 0, _within(row.dream)),
                 ],
                 label=f"{run.game}: what a window of play pays the {row.policy} policy",
                 bars=True,
@@ -71,8 +72,9 @@ def _fidelity(run: Run) -> dict[str, Any]:
     return {"chart": chart, "watch": watched, "trusted": f"{at_least}{report.trusted_horizon}", "longest": longest}
 
 
-def _within(mean: float, standard_error: float) -> Interval:
-    return Interval(mean, mean - 1.96 * standard_error, mean + 1.96 * standard_error)
+def _within(paid: Returns) -> Interval:
+    half = 1.96 * (paid.standard_error or 0.0)  # unknown: the mean alone is drawn
+    return Interval(paid.mean, paid.mean - half, paid.mean + half)
 
 
 def demo_card(run: Run) -> dict[str, Any]:
