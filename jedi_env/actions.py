@@ -21,6 +21,7 @@ from jedi_env.errors import UsageError
 Numbers: TypeAlias = NDArray[Any] | Tensor
 
 _WIDEST = float(np.finfo(np.float32).max)
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,16 @@ class BoxActions:
         return f"{what} {self.range}"
 
     def allow(self, actions: Numbers) -> bool:
-        """Return whether all are in the range; NaN is not."""
+        """Return whether all are in the range, up to what float32 rounds; NaN is not.
+
+        Whoever rescales [-1, 1] to the bounds, as Stable-Baselines3 does, may end a hair beyond them: see
+        :meth:`inside`.
+        """
         if isinstance(actions, Tensor):
             actions = actions.detach().cpu().numpy()
-        low, high = self._arrays()
-        return bool(((actions >= low) & (actions <= high)).all())
+        low, high = np.array((self.low, self.high))
+        slack = _ROUNDING * np.maximum(np.maximum(abs(low), abs(high)), high - low)
+        return bool(((actions >= low - slack) & (actions <= high + slack)).all())
 
     def inside(self, actions: Tensor) -> Tensor:
         """Return the nearest actions in the range."""

@@ -118,7 +118,8 @@ class Checkpoint:
             half: store weights and contexts as float16, half the size; they are loaded as float32.
 
         Raises:
-            UsageError: this is nothing that could be loaded again, or ``path`` holds something else than a checkpoint.
+            UsageError: this is nothing that could be loaded again, or ``path`` holds something else than a checkpoint,
+                is a mount point, or has this process working in it.
             CheckpointError: weights or contexts hold NaN or infinity.
         """
         folder = as_folder(path).resolve()
@@ -193,7 +194,7 @@ class Checkpoint:
             if decoder_sketch is not None:
                 compare(layouts(tensors[DECODER]), layouts(decoder_sketch.state_dict()), "The decoder")
             compare(layouts(contexts), _bank_layouts(sketch), "The bank of contexts")
-            _check_bank(self.contexts, sketch, "The bank of contexts")
+            check_bank(self.contexts, sketch, "The bank of contexts")
         except CheckpointError as error:
             raise UsageError(f"This could not be loaded again, so nothing was written. {error}") from error
         return {CONFIG: text, **contents}
@@ -209,7 +210,8 @@ def annotate(path: str | os.PathLike[str], *, metrics: Mapping[str, JSON], horiz
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged; nothing was changed.
-        UsageError: this is nothing that could be loaded again; nothing was changed.
+        UsageError: this is nothing that could be loaded again, or the folder is a mount point or has this process
+            working in it; nothing was changed.
     """
     folder = as_folder(path).resolve()
     here = current(folder)
@@ -235,10 +237,15 @@ def annotate(path: str | os.PathLike[str], *, metrics: Mapping[str, JSON], horiz
 
 
 def as_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the folder ``path``, or raise :class:`UsageError` if it is no path."""
+    """Return the folder ``path``, its ``~`` expanded, or raise :class:`UsageError` if it is no path."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
         raise UsageError(f"A checkpoint is a folder, hub://owner/repo or a Checkpoint, not {shown(path)}.")
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"The checkpoint is {shown(path)}, but ~ is no home directory here: write a full path."
+        ) from error
 
 
 def as_device(device: torch.device | str) -> torch.device:
@@ -280,7 +287,7 @@ def _read_tensors(folder: Path, config: Config, device: torch.device) -> dict[st
 
         contexts = Context(**read(CONTEXTS, _bank_layouts(model)))
         contexts = replace(contexts, actions=model.actions.inside(contexts.actions))  # if float16 led out of the range
-        _check_bank(contexts, model, str(folder / CONTEXTS))
+        check_bank(contexts, model, str(folder / CONTEXTS))
         model.load_state_dict(read(MODEL, layouts(model.state_dict())), assign=True)
         if decoder is not None:
             decoder.load_state_dict(read(DECODER, layouts(decoder.state_dict())), assign=True)
@@ -318,8 +325,8 @@ def _bank_layouts(model: WorldModel) -> dict[str, Layout]:
     }
 
 
-def _check_bank(contexts: Context, model: WorldModel, what: str) -> None:
-    """Refuse a bank that the model cannot dream on from; its layout was checked."""
+def check_bank(contexts: Context, model: WorldModel, what: str) -> None:
+    """Raise :class:`CheckpointError` for a bank that the model cannot dream on from; its layout was checked."""
     frames, actions = contexts.frames, contexts.actions
     if not 1 <= len(frames) <= MAX_CONTEXTS or len(actions) != len(frames):
         raise CheckpointError(
@@ -328,9 +335,13 @@ def _check_bank(contexts: Context, model: WorldModel, what: str) -> None:
         )
     if not model.actions.allow(actions):
         raise CheckpointError(f"{what} has actions that are not {model.actions.range}.")
-    slack = 1 + torch.finfo(torch.float16).eps  # what storing them as float16 may add
-    if bool((frames.abs() > model.bound * slack).any()):
+    if not are_within(frames, model.bound):
         raise CheckpointError(f"{what} has frames beyond the model's range, {-model.bound} to {model.bound}.")
+
+
+def are_within(frames: Tensor, bound: float) -> bool:
+    """Return whether all of ``frames`` is in [-bound, bound], up to what float16 rounds; NaN is not."""
+    return bool((frames.abs() <= bound * (1 + torch.finfo(torch.float16).eps)).all())
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -17,9 +17,9 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from jedi_env import hub
-from jedi_env.checkpoint import AgentRecord, Checkpoint
+from jedi_env.checkpoint import AgentRecord, Checkpoint, check_bank
 from jedi_env.config_json import JSON
-from jedi_env.errors import CheckpointError, UsageError
+from jedi_env.errors import CheckpointError, UsageError, nearest
 from jedi_env.games import GAMES
 from jedi_env.models.denoiser import DenoiserConfig
 from jedi_env.models.encoder import PixelEncoderConfig
@@ -85,20 +85,20 @@ def load_diamond(
     Args:
         path_or_game: one of their ``.pt`` files, or one of :data:`jedi_env.GAMES`, which is downloaded from the hub.
         contexts: starting points, at least one: float32 frames ``(N, 4, 3, 64, 64)`` in [-1, 1] and int64 actions
-            ``(N, 3)``.
-        game: the game of the file; default: the file's name, if that is a game.
+            ``(N, 3)`` that the game has.
+        game: which of the games the file is of; default: the file's name, if that is a game.
 
     Returns:
         The checkpoint, with their agent.
 
     Raises:
-        UsageError: neither a file nor a game, or no contexts can be had.
+        UsageError: neither a file nor a game, wrong contexts, or no contexts can be had.
         CheckpointError: the file is no such checkpoint; nothing was loaded.
     """
+    if game is not None and game not in GAMES:
+        raise UsageError(f"game is {game!r}, which is none of the Atari100k games.{nearest(game, GAMES)}")
     path, game = _locate(path_or_game, game)
     ours = {_rename(name): tensor for name, tensor in _read(path).items()}
-    if contexts is not None:
-        _check_contexts(contexts)
     embedding = ours.get("denoiser.action_embedding.weight")
     if embedding is None or embedding.ndim != 2:
         raise CheckpointError(
@@ -106,6 +106,8 @@ def load_diamond(
         )
     with torch.random.fork_rng(devices=[]):
         model = WorldModel(len(embedding), WORLD_MODEL)
+    if contexts is not None:
+        _check_contexts(contexts, model)
     _fill(model, {name: tensor for name, tensor in ours.items() if not name.startswith("agent.")}, path)
     agent = {name.removeprefix("agent."): tensor for name, tensor in ours.items() if name.startswith("agent.")}
     return Checkpoint(
@@ -124,9 +126,11 @@ def _locate(path_or_game: str | os.PathLike[str], game: str | None) -> tuple[Pat
     if isinstance(path_or_game, str) and path_or_game in GAMES and not Path(path_or_game).is_file():
         name = f"atari_100k/models/{path_or_game}.pt"
         return hub.download(REPOSITORY, [name]) / name, path_or_game
-    path = Path(path_or_game)
+    path = Path(os.path.expanduser(path_or_game))
     if not path.is_file():
-        raise UsageError(f"{path} is neither a file nor one of the Atari100k games ({', '.join(GAMES)}).")
+        raise UsageError(
+            f"{path} is neither a file nor one of the Atari100k games ({', '.join(GAMES)}).{nearest(str(path), GAMES)}"
+        )
     return path, game or (path.stem if path.stem in GAMES else None)
 
 
@@ -179,7 +183,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
-def _check_contexts(contexts: Context) -> None:
+def _check_contexts(contexts: Context, model: WorldModel) -> None:
     k, shape = WORLD_MODEL.context_length, (3, 64, 64)
     frames, actions = contexts.frames, contexts.actions
     fits = frames.ndim == 5 and frames.shape[1:] == (k, *shape) and actions.shape == (len(frames), k - 1)
@@ -188,6 +192,10 @@ def _check_contexts(contexts: Context) -> None:
             f"The contexts are frames {frames.dtype} {tuple(frames.shape)} and actions {actions.dtype} "
             f"{tuple(actions.shape)}; give at least one: float32 {('N', k, *shape)} and int64 {('N', k - 1)}."
         )
+    try:
+        check_bank(contexts, model, "contexts=")
+    except CheckpointError as error:
+        raise UsageError(str(error)) from error
 
 
 def _play_for_contexts(model: WorldModel, game: str | None, number: int = 64, apart: int = 12) -> Context:

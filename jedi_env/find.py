@@ -61,15 +61,57 @@ def find_checkpoint(
 
 
 def homes() -> list[Path]:
-    """Return where dreams are looked up, first to last: ``$JEDI_ENV_HOME``, the user's cache, this package's own."""
-    chosen, cache = os.environ.get("JEDI_ENV_HOME"), os.environ.get("XDG_CACHE_HOME")
-    user = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"  # relative: XDG says ignore
-    places = [user / "jedi-env", Path(__file__).parent / "pretrained"]
-    return [Path(chosen).expanduser(), *places] if chosen else places
+    """Return where dreams are looked up, first to last: ``$JEDI_ENV_HOME``, the user's cache, this package's own.
+
+    A cache that may not be read is left out, and so it is where there is no home directory.
+
+    Raises:
+        UsageError: ``$JEDI_ENV_HOME`` may not be read, or there is no home directory for its ``~``.
+    """
+    cache, package = _user_cache(), Path(__file__).parent / "pretrained"
+    places = [package] if cache is None or not _may_read(cache) else [cache, package]
+    chosen = os.environ.get("JEDI_ENV_HOME")
+    return [_chosen_home(chosen), *places] if chosen else places
+
+
+def _user_cache() -> Path | None:
+    """Return the user's cache of dreams, or None if there is no home directory to have it in."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if cache and Path(cache).is_absolute():  # relative: XDG says ignore
+        return Path(cache) / "jedi-env"
+    try:
+        return Path.home() / ".cache" / "jedi-env"
+    except RuntimeError:
+        return None
+
+
+def _chosen_home(chosen: str) -> Path:
+    try:
+        home = Path(chosen).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"JEDI_ENV_HOME is {chosen!r}, but ~ is no home directory here: write a full path.") from error
+    if not _may_read(home):
+        raise UsageError(f"JEDI_ENV_HOME is {chosen!r}, which you may not read: name another folder, or unset it.")
+    return home
+
+
+def _may_read(folder: Path) -> bool:
+    """Return whether what is in ``folder`` may be looked at, if it is there at all."""
+    try:
+        (folder / CONFIG).stat()
+    except PermissionError:
+        return False
+    except OSError:  # it is not there
+        return True
+    return True
 
 
 def locate(game: str) -> Path | None:
-    """Return the folder of the dream of ``game`` that is used if none is named, or None if there is none."""
+    """Return the folder of the dream of ``game`` that is used if none is named, or None if there is none.
+
+    Raises:
+        UsageError: see :func:`homes`.
+    """
     if Path(game).is_absolute() or not {"..", ""}.isdisjoint(game.replace("\\", "/").split("/")):
         return None
     return next((home / game for home in homes() if current(home / game).is_dir()), None)
@@ -94,14 +136,19 @@ _loaded: dict[tuple[Path, torch.device], tuple[str, Checkpoint]] = {}
 _loading = threading.Lock()
 
 
-def _unlock() -> None:
-    """Give a forked process a lock of its own: the thread that held its parent's is not there to let go of it."""
+def _do_without_the_parents_threads() -> None:
+    """Keep a forked process from waiting for threads of its parent, of which it has none.
+
+    It gets a lock of its own, as the thread that held its parent's cannot let go of it; and PyTorch counts with one
+    thread, as in the workers of its ``DataLoader``, instead of handing work to its parent's pool.
+    """
     global _loading
     _loading = threading.Lock()
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_unlock)
+    os.register_at_fork(after_in_child=_do_without_the_parents_threads)
 
 
 def _shared(folder: Path, device: torch.device) -> Checkpoint:

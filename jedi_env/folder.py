@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from jedi_env.errors import CheckpointError
+from jedi_env.errors import CheckpointError, UsageError
 
 ATTEMPTS = 100  # at reading or replacing a folder that others replace meanwhile
 
@@ -27,7 +27,12 @@ def replace_folder(folder: Path, files: Mapping[str, bytes], ours: Collection[st
         folder: its resolved path.
         files: content by name.
         ours: names that are not kept from the old folder; the others (a README) are.
+
+    Raises:
+        UsageError: the folder there cannot be put aside; nothing was changed.
+        CheckpointError: others replace it all the time; nothing was written.
     """
+    check_can_be_put_aside(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # What killed writers left; of those at work it is what they need no more once ours is there.
     garbage = [*_siblings(folder, "old"), *_siblings(folder, "trash")]
@@ -54,8 +59,15 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def current(folder: Path) -> Path:
-    """Return where the content of ``folder`` is to be read: there, or aside in the moment of its replacement."""
-    aside = [] if folder.exists() else _siblings(folder, "old")
+    """Return where the content of ``folder`` is to be read: there, or aside in the moment of its replacement.
+
+    Raises:
+        CheckpointError: a folder on the way to it may not be read.
+    """
+    try:
+        aside = [] if folder.exists() else _siblings(folder, "old")
+    except PermissionError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
     return aside[-1] if aside else folder
 
 
@@ -98,6 +110,20 @@ def refuse_pickles(folder: Path) -> None:
                 f"{path} is a pickle, or an archive that may hold one (as torch.save writes): loading it could run "
                 "anything. A checkpoint is data only; nothing was loaded."
             )
+
+
+def check_can_be_put_aside(folder: Path) -> None:
+    """Raise :class:`UsageError` if the resolved ``folder`` is not only that, but also a place that somebody is at."""
+    with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
+        if Path.cwd().is_relative_to(folder):
+            raise UsageError(
+                f"{folder} is replaced as a whole, and this process works in it: nothing was changed. Change to "
+                "another directory first, or write to another path."
+            )
+    if os.path.ismount(folder):
+        raise UsageError(
+            f"{folder} is a mount point, which cannot be replaced: nothing was changed. Write to a folder in it."
+        )
 
 
 def _build(folder: Path, new: Path, files: Mapping[str, bytes], ours: Collection[str]) -> None:

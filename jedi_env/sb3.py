@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jedi_env.envs import real
-from jedi_env.envs.pixels import check_seed
+from jedi_env.envs.pixels import check_info_keys, check_seed
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
@@ -190,8 +190,8 @@ def as_vec_env(env: VectorEnv[Any, Any, Any], *, info_keys: Sequence[str] = ()) 
         info_keys: which keys of the environment's info to hand on; each costs a loop over the lanes that have it.
 
     Raises:
-        UsageError: not a ``VectorEnv``, spaces that SB3 does not have, or no autoreset mode; later, when an environment
-            does not keep the mode it declares.
+        UsageError: not a ``VectorEnv``, spaces that SB3 does not have, no autoreset mode, or no tuple of keys; later,
+            when an environment does not keep the mode it declares.
     """
     if not isinstance(env, VectorEnv):
         raise UsageError(
@@ -216,6 +216,7 @@ def as_vec_env(env: VectorEnv[Any, Any, Any], *, info_keys: Sequence[str] = ()) 
         raise UsageError(
             f"SB3 has no actions like {env.single_action_space}: it takes Box, Discrete, MultiDiscrete and MultiBinary."
         )
+    check_info_keys(info_keys, "episode")
     return _Bridge(env, mode, tuple(info_keys))
 
 

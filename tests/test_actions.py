@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, Tuple
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jedi_env.actions import BoxActions, DiscreteActions, actions_of, as_actions, blanks
@@ -116,6 +116,22 @@ def test_what_is_allowed(actions, inside, outside):
     for made in (np.array, torch.tensor):
         assert actions.allow(made(inside))
         assert not actions.allow(made(outside))
+
+
+@given(boxes())
+@example(BoxActions((-1.0, -0.5), (0.1, 0.8)))
+def test_what_rounding_leads_out_is_allowed_and_brought_back(actions):
+    """Stable-Baselines3 computes actions of [-1, 1] like this, in float32."""
+    low, high = np.float32(actions.low), np.float32(actions.high)
+    reached = low + 0.5 * (np.ones(actions.size, np.float32) + 1) * (high - low)
+    assert reached.dtype == np.float32
+    for taken in (reached, np.nextafter(high, np.float32(np.inf)), np.nextafter(low, np.float32(-np.inf))):
+        assert actions.allow(taken)
+        assert actions.allow(torch.from_numpy(taken))
+        assert actions.space.contains(actions.inside(torch.from_numpy(taken)).numpy())
+    far = 1e-5 * max(*abs(low), *abs(high), *(high - low))
+    assert not actions.allow(high + far)
+    assert not actions.allow(low - far)
 
 
 def test_in_words():

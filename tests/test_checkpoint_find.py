@@ -1,6 +1,8 @@
 """A checkpoint is found where the order says, by game or by path, and a process has one copy of its weights."""
 
 import copy
+import errno
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jedi_env import find as module
-from jedi_env.checkpoint import Checkpoint
+from jedi_env.checkpoint import Checkpoint, annotate
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.find import find_checkpoint, homes, locate
 from jedi_env.games import GAMES
@@ -52,6 +54,60 @@ def test_the_cache_is_where_the_platform_has_it(monkeypatch, tmp_path):
         assert homes() == [tmp_path / ".cache" / "jedi-env", package]
     monkeypatch.setenv("JEDI_ENV_HOME", "~/dreams")
     assert homes()[0] == tmp_path / "dreams"
+
+
+@pytest.fixture
+def close(monkeypatch):
+    """Makes folders that nobody may look into, root neither."""
+    closed, stat = [], os.stat
+
+    def refuse(path, **arguments):
+        if isinstance(path, str | os.PathLike) and any(folder in Path(path).parents for folder in closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **arguments)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    return closed.append
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """No home directory: neither in the environment nor in the system's list of users."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(pytest.importorskip("pwd"), "getpwuid", lambda user: {}[user])
+
+
+def test_a_cache_that_may_not_be_read_is_none(places, close):
+    tiny_checkpoint(game="Pong").save(places[2] / "Pong")
+    close(places[1].parent)
+    assert homes() == [places[0], places[2]]
+    assert locate("Pong") == places[2] / "Pong"
+    with pytest.raises(UsageError, match=r"There are dreams of: Pong\."):
+        find_checkpoint("Breakout", None)
+
+
+def test_without_a_home_directory_there_is_no_cache(places, homeless, monkeypatch):
+    assert homes() == [places[0], places[2]]
+    monkeypatch.setenv("JEDI_ENV_HOME", "~/dreams")
+    with pytest.raises(UsageError, match="JEDI_ENV_HOME is '~/dreams', but ~ is no home directory here"):
+        locate("Pong")
+    with pytest.raises(UsageError, match="The checkpoint is '~/dream', but ~ is no home directory here"):
+        find_checkpoint(None, "~/dream")
+
+
+def test_a_chosen_home_that_may_not_be_read_is_told(places, close):
+    tiny_checkpoint(game="Pong").save(places[2] / "Pong")
+    close(places[0])
+    with pytest.raises(UsageError, match=r"JEDI_ENV_HOME is '.*home', which you may not read: name another folder"):
+        find_checkpoint("Pong", None)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_told(folder, close):
+    close(folder.parent)
+    for load in (Checkpoint.load, lambda path: find_checkpoint(None, path), lambda path: annotate(path, metrics={})):
+        with pytest.raises(CheckpointError, match=r"dream cannot be read: .*Permission denied"):
+            load(folder)
 
 
 def test_no_dream_says_how_to_get_one(places):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jedi_env.checkpoint import AgentRecord, Checkpoint
+from jedi_env.checkpoint import AgentRecord, Checkpoint, annotate
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.types import Context
 from tests.tiny_dream import NUM_ACTIONS, same, tiny_checkpoint
@@ -102,6 +102,28 @@ def test_an_empty_folder_is_filled_and_other_files_are_kept(tmp_path):
     assert (tmp_path / "dream" / "pictures" / "config.json").read_text() == "{}"
     assert not (tmp_path / "dream" / "agent.safetensors").exists()  # the old one's, which the new one has not
     assert os.listdir(tmp_path) == ["dream"]
+
+
+@pytest.mark.parametrize("inside", ["", "pictures"])
+def test_a_folder_that_the_process_works_in_is_left_as_it_is(folder, monkeypatch, inside):
+    (folder / "pictures").mkdir()
+    monkeypatch.chdir(folder / inside)
+    for write in (tiny_checkpoint(seed=1).save, lambda path: annotate(path, metrics={"x": 1})):
+        for path in (folder, os.path.relpath(folder)):
+            with pytest.raises(UsageError, match=r"dream is replaced as a whole, and this process works in it"):
+                write(path)
+    assert same(Checkpoint.load(folder), tiny_checkpoint(agent=True, decoder=True))
+    assert os.getcwd() == str(folder / inside)
+    assert os.listdir(folder.parent) == ["dream"]
+    tiny_checkpoint(seed=1).save(folder / "pictures" / "new")  # a new folder in it is no such thing
+
+
+def test_a_mount_point_is_left_as_it_is(folder, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == folder)
+    with pytest.raises(UsageError, match="dream is a mount point, which cannot be replaced"):
+        tiny_checkpoint(seed=1).save(folder)
+    assert same(Checkpoint.load(folder), tiny_checkpoint(agent=True, decoder=True))
+    tiny_checkpoint(seed=1).save(folder / "new")
 
 
 def test_a_link_to_a_checkpoint_stays_one(tmp_path, folder):

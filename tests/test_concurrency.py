@@ -152,6 +152,28 @@ def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have(folder):
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120).stdout == "7\n"
 
 
+AN_ENVIRONMENT_A_PROCESS = """
+import gymnasium as gym, torch
+env = gym.make_vec("jedi_env:JEDIDream-Breakout-v0", num_envs=2, vectorization_mode="async", device="cpu")
+threads = torch.get_num_threads()
+env.reset_async(seed=0)
+env.reset_wait(timeout=100)
+env.step_async([0, 1])
+env.step_wait(timeout=100)
+env.close()
+print(threads, torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_forks_of_a_process_that_dreamed_on_two_threads_do_not_wait_for_them():
+    """Gymnasium makes one environment itself before it forks, and so uses PyTorch's pool of threads."""
+    command = [sys.executable, "-W", "ignore", "-c", AN_ENVIRONMENT_A_PROCESS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+    assert run.stdout == "2 2\n", run.stderr
+
+
 def make(folder):
     torch.set_num_threads(1)
     return gym.make("jedi_env:JEDIDream-v0", checkpoint=str(folder), **EXACT)

@@ -188,6 +188,14 @@ class TestLoading:
         checkpoint = load_diamond(tmp_path / "a.pt", contexts=bank())
         assert (checkpoint.agent, checkpoint.game) == (None, None)
 
+    def test_a_path_may_begin_at_home(self, published, monkeypatch):
+        monkeypatch.setenv("HOME", str(published.parent))
+        assert load_diamond("~/Breakout.pt", contexts=bank()).game == "Breakout"
+
+    def test_an_unknown_game_is_refused(self, published):
+        with pytest.raises(UsageError, match=r"game is 'breakout', which is none.*Did you mean 'Breakout'\?"):
+            load_diamond(published, contexts=bank(), game="breakout")
+
     def test_a_game_is_downloaded(self, published, monkeypatch):
         asked = []
 
@@ -243,6 +251,19 @@ class TestContexts:
     def test_wrong_ones_are_refused(self, published, contexts):
         with pytest.raises(UsageError, match=r"give at least one: float32 \('N', 4, 3, 64, 64\)"):
             load_diamond(published, contexts=contexts)
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (lambda frames, actions: (frames, actions + ACTIONS), "actions that are not from 0 to 3"),
+            (lambda frames, actions: (frames, actions - ACTIONS), "actions that are not from 0 to 3"),
+            (lambda frames, actions: (frames * 50, actions), "frames beyond the model's range, -1.0 to 1.0"),
+            (lambda frames, actions: (frames * torch.nan, actions), "frames beyond the model's range, -1.0 to 1.0"),
+        ],
+    )
+    def test_wrong_numbers_in_them_are_refused(self, published, change, sentence):
+        with pytest.raises(UsageError, match=f"contexts= has {sentence}"):
+            load_diamond(published, contexts=Context(*change(bank().frames, bank().actions)))
 
 
 class Trap:

@@ -211,6 +211,12 @@ def test_a_seed_that_cannot_be_is_refused_at_once(seed):
     bridge.reset()
 
 
+@pytest.mark.parametrize("info_keys", ["episode", None, 3])
+def test_one_info_key_is_no_tuple_of_them(info_keys):
+    with pytest.raises(UsageError, match=rf"info_keys is {info_keys!r}: write a tuple .* \('episode',\)"):
+        as_vec_env(Native(), info_keys=info_keys)
+
+
 def test_infos_that_are_no_arrays_are_every_lanes():
     bridge = as_vec_env(Native())
     bridge.reset()

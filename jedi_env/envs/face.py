@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jedi_env.actions import Actions, DiscreteActions, as_actions
-from jedi_env.checkpoint import Checkpoint
+from jedi_env.checkpoint import Checkpoint, are_within
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream, live_through
 from jedi_env.envs.encode import encode_apart
-from jedi_env.envs.pixels import check_names, check_positive
+from jedi_env.envs.pixels import check_info_keys, check_names, check_positive
 from jedi_env.errors import UsageError, nearest
 from jedi_env.find import find_checkpoint
 from jedi_env.noise import lane_keys
@@ -90,8 +90,7 @@ class Face:
     ) -> None:
         if obs_type not in OBS_TYPES:
             raise UsageError(f"obs_type is {obs_type!r}.{nearest(str(obs_type), OBS_TYPES)} Write 'latent' or 'rgb'.")
-        if isinstance(info_keys, str) or not isinstance(info_keys, Collection):
-            raise UsageError(f"info_keys is {info_keys!r}: write a tuple of names, such as ({INFO_KEYS[0]!r},).")
+        check_info_keys(info_keys, INFO_KEYS[0])
         for key in info_keys:
             if key not in INFO_KEYS:
                 raise UsageError(f"Unknown info key {key!r}.{nearest(str(key), INFO_KEYS)} There are: {INFO_KEYS}.")
@@ -220,7 +219,7 @@ class Face:
             raise UsageError(f"The action is {array.dtype} of shape {array.shape}; give {wanted}.")
         if not allowed.allow(array):
             raise UsageError(f"The action {array.tolist()} is out of range; give {wanted}.")
-        return torch.as_tensor(array.astype(allowed.array_dtype), device=self.dream.device)
+        return allowed.inside(torch.as_tensor(array.astype(allowed.array_dtype), device=self.dream.device))
 
     def context_indices(self, contexts: ArrayLike | Tensor, lanes: int, mask: Tensor | None = None) -> Tensor:
         """Return ``options["contexts"]`` as int64 ``(lanes,)``, having checked it where ``mask`` holds; 0 elsewhere.
@@ -276,11 +275,19 @@ class Face:
         device = self.dream.device
         shown = torch.from_numpy(pixels[:, -need:].copy()).to(device).flatten(0, 1)
         encoded = encode_apart(self.model, shown).unflatten(0, (lanes, need))
-        between = taken[:, k - need :].astype(allowed.array_dtype)
-        return Context(encoded, torch.as_tensor(between, device=device))
+        between = torch.as_tensor(taken[:, k - need :].astype(allowed.array_dtype), device=device)
+        return Context(encoded, allowed.inside(between))
 
-    def checked_state(self, state: object, lanes: int, seeds: Sequence[int] | None = None) -> DreamState:
+    def checked_state(
+        self, state: object, lanes: int, seeds: Sequence[int] | None = None, mask: Tensor | None = None
+    ) -> DreamState:
         """Return a copy of ``state`` on the dream's device, if it fits; with ``seeds``, on their noise.
+
+        Args:
+            state: what is to be restored.
+            lanes: number of lanes.
+            seeds: one a lane; None: the state's own noise goes on.
+            mask: bool ``(lanes,)``, the lanes whose numbers count; None: all.
 
         Raises:
             UsageError: it does not fit.
@@ -300,6 +307,13 @@ class Face:
                 f"{wanted[0][1][1:]}: restore it where it was cloned, or in an environment of the same checkpoint."
             )
         own = state.to(self.dream.device).clone()
+        counted = own.model if mask is None else own.model[mask]
+        if not self.allowed.allow(counted.actions) or not are_within(counted.frames, self.model.bound):
+            raise UsageError(
+                f"The state is of another world model: not all of its actions are {self.allowed.range}, or its frames "
+                f"from {-self.model.bound} to {self.model.bound}. Restore it where it was cloned, or in an environment "
+                "of the same checkpoint."
+            )
         if seeds is None:
             return own
         return replace(own, key=lane_keys(seeds, self.dream.device), count=torch.zeros_like(own.count))

@@ -133,11 +133,13 @@ class PixelsVectorEnv(SyncVectorEnv):
     def _check_seeds(self, seed: Seeds) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [check_seed(int(seed) + lane) for lane in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise UsageError(f"{len(seed)} seeds for {self.num_envs} lanes: give one int, or one seed a lane.")
-        return [check_seed(one) for one in seed]
+        given = seed.tolist() if isinstance(seed, np.ndarray) else seed
+        if not isinstance(given, Sequence):  # one for all
+            check_seed(given)
+            return [int(given) + lane for lane in range(self.num_envs)]
+        if len(given) != self.num_envs:
+            raise UsageError(f"{len(given)} seeds for {self.num_envs} lanes: give one int, or one seed a lane.")
+        return [check_seed(one) for one in given]
 
     def _check_mask(self, mask: object) -> NDArray[np.bool_]:
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
@@ -159,6 +161,12 @@ def check_names(options: Mapping[str, Any] | None, known: Collection[str] | None
         if known is not None and name not in known:
             raise UsageError(f"Unknown reset option {name!r}.{nearest(str(name), known)}{there}")
     return given
+
+
+def check_info_keys(info_keys: object, example: str) -> None:
+    """Raise :class:`UsageError` for one string, which would be taken for its letters, and for no names at all."""
+    if isinstance(info_keys, str) or not isinstance(info_keys, Collection):
+        raise UsageError(f"info_keys is {info_keys!r}: write a tuple of names, such as ({example!r},).")
 
 
 def check_positive(name: str, value: object, otherwise: str = "") -> None:

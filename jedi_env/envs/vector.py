@@ -105,7 +105,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             info_keys=info_keys,
         )
         self.face.check_render_mode(render_mode, RENDER_MODES)
-        self.num_envs = num_envs
+        self.num_envs = int(num_envs)  # NumPy's integers are none to Gymnasium
         self.output = output
         self.render_mode = render_mode
         # Per instance: the base class has one dict for all vector environments of the process.
@@ -117,8 +117,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_observation_space = self.face.observation_space
         self.single_action_space = self.face.action_space
         with self._enough_memory():
-            self.observation_space = batch_space(self.single_observation_space, num_envs)
-            self.action_space = batch_space(self.single_action_space, num_envs)
+            self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+            self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._window = Window(RENDER_FPS)
 
     def reset(
@@ -328,7 +328,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def _checked_state(
         self, state: object, seeds: Sequence[int] | None = None, mask: Tensor | None = None
     ) -> DreamState:
-        checked = self.face.checked_state(state, self.num_envs, seeds)
+        checked = self.face.checked_state(state, self.num_envs, seeds, mask)
         ended = checked.done if mask is None else checked.done & mask
         if self.autoreset_mode is AutoresetMode.SAME_STEP and bool(ended.any()):
             raise UsageError(

@@ -12,7 +12,7 @@ from jedi_env.errors import UsageError
 
 
 class Window:
-    """One window a process (pygame has no more), at most ``fps`` pictures a second.
+    """One window a process (pygame has no more, so several share it), at most ``fps`` pictures a second.
 
     Args:
         fps: pictures a second, at most.
@@ -35,13 +35,14 @@ class Window:
             import pygame
         except ImportError as error:
             raise UsageError("render_mode='human' needs pygame: pip install 'jedi-env[play]'.") from error
-        if self._screen is None:
+        size, there = picture.shape[1::-1], pygame.display.get_surface()
+        if there is None or there is not self._screen or there.get_size() != size:  # another one may have had it
             try:
                 pygame.display.init()
-                self._screen = pygame.display.set_mode(picture.shape[1::-1])
+                self._screen = pygame.display.set_mode(size)
             except pygame.error as error:
                 raise UsageError(f"There is no screen for a window ({error}): pictures need none.") from error
-            self._clock = pygame.time.Clock()
+            self._clock = self._clock or pygame.time.Clock()
         pygame.display.set_caption(self.title)
         self._screen.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))
         pygame.event.pump()
@@ -49,11 +50,12 @@ class Window:
         self._clock.tick(self.fps)
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window, if there is one; where others share it, it comes back with their next picture."""
         if self._screen is not None:
             import pygame
 
-            pygame.display.quit()
+            if self._screen is pygame.display.get_surface():
+                pygame.display.quit()
             self._screen = self._clock = None
 
 

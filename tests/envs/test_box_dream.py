@@ -123,6 +123,22 @@ def test_numbers_of_any_kind_that_fit(checkpoint):
     assert torch.equal(env.clone_state().model.actions[0, -1], torch.from_numpy(MIDDLE))
 
 
+def test_what_rounding_leads_out_is_the_bound(checkpoint):
+    env, high = vector(checkpoint, autoreset_mode="Disabled"), np.float32(BOX.high)
+    over = np.nextafter(high, np.float32(np.inf))
+    assert (over > high).all()
+    env.reset(seed=0)
+    start, seen = env.clone_state(), []
+    for action in (high, over, over.astype(float)):
+        env.restore_state(start)
+        seen.append(env.step(np.stack([action] * 2))[0])
+        assert torch.equal(env.clone_state().model.actions[:, -1], torch.from_numpy(high).expand(2, -1))
+    assert all((one == seen[0]).all() for one in seen)
+    frames = np.zeros((K, 64, 64, 3), np.uint8)
+    env.reset(options={"frames": frames, "actions": np.stack([over] * (K - 1))})
+    assert torch.equal(env.clone_state().model.actions, torch.from_numpy(high).expand(2, K - 1, -1))
+
+
 def test_a_vector_a_lane(checkpoint):
     env = vector(checkpoint, 2)
     env.reset(seed=0)

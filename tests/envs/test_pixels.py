@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_game import Toy
 
-from jedi_env.envs.pixels import AreaResize
+from jedi_env.envs.pixels import AreaResize, PixelsVectorEnv
+from jedi_env.errors import UsageError
 
 
 @settings(max_examples=20, deadline=None)
@@ -39,3 +41,12 @@ def test_grey_images_are_shown_alike_in_all_three_channels(shape):
     assert not np.shares_memory(ours, image)
     ours[0, 0, 0] ^= 255  # a whole array, not a view of one channel
     assert ours[0, 0, 1] == np.rint(unrounded[0, 0])
+
+
+@pytest.mark.parametrize("seed", [1.5, True, "3", -1, np.array(1.5), {3: 4}, [1, 2.5], [True, 2], [3, -1], np.ones(2)])
+def test_a_wrong_seed_is_refused(seed):
+    env = PixelsVectorEnv([Toy(), Toy()], AutoresetMode.SAME_STEP)
+    with pytest.raises(UsageError, match=r"The seed is .*, but it must be a whole number|seeds for 2 lanes"):
+        env.reset(seed=seed)
+    for right in (5, np.int64(5), [5, 6], (5, None), np.array([5, 6]), None):
+        env.reset(seed=right)

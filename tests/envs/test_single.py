@@ -15,7 +15,9 @@ from gymnasium.wrappers import FrameStackObservation, RecordEpisodeStatistics, T
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from tiny_dream import PIXEL, tiny_checkpoint
 
+from jedi_env.envs.catch import CatchEnv
 from jedi_env.envs.single import DreamEnv
+from jedi_env.envs.window import Window
 from jedi_env.errors import UsageError
 from tests.envs.lanes import same_state
 
@@ -331,6 +333,32 @@ class TestHands:
         env.close()
         env.close()
         assert not pygame.display.get_init()
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_closing_one_window_leaves_the_others_theirs(self, order):
+        pygame = pytest.importorskip("pygame")
+        envs = [counting(render_mode="human", bank=1), CatchEnv("human")]
+        for env in envs:
+            env.reset(seed=0)
+        first, last = (envs[i] for i in order)
+        first.step(0)
+        first.close()
+        last.step(0)
+        assert pygame.display.get_surface().get_size() == (256, 256)
+        first.close()
+        assert pygame.display.get_init()
+        last.close()
+        assert not pygame.display.get_init()
+
+    def test_each_picture_has_a_window_of_its_size(self):
+        pygame = pytest.importorskip("pygame")
+        small, large = Window(1000), Window(1000)
+        for window, side in ((small, 64), (large, 128), (small, 64)):
+            window.show(np.full((side, 2 * side, 3), side, np.uint8))
+            assert pygame.display.get_surface().get_size() == (2 * side, side)
+            assert tuple(pygame.display.get_surface().get_at((2 * side - 1, side - 1)))[:3] == (side,) * 3
+        small.close()
+        large.close()
 
     def test_pictures(self):
         env = counting(render_mode="rgb_array", bank=1)

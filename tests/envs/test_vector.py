@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
 
+from jedi_env.envs.check import check_vector_env
 from jedi_env.envs.single import DreamEnv
 from jedi_env.envs.vector import DreamVectorEnv
 from jedi_env.errors import UsageError
@@ -377,6 +378,11 @@ class TestWrongArguments:
     def test_each_has_its_sentence(self, arguments, sentence):
         with pytest.raises(UsageError, match=sentence):
             DreamVectorEnv(**{"num_envs": 2, "checkpoint": counting_checkpoint(), **CPU, **arguments})
+
+    def test_a_number_of_numpys_is_a_number(self):
+        env = counting(np.int64(2))
+        assert type(env.num_envs) is int
+        check_vector_env(env)
 
     @pytest.mark.parametrize("arguments", [{"obs_type": "rgb"}, {"render_mode": "rgb_array"}])
     def test_nothing_to_draw_with(self, arguments):

@@ -5,6 +5,7 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import VectorEnv
 
 from jedi_env.envs.single import DreamEnv
@@ -25,7 +26,7 @@ from tests.envs.lanes import (
     tiny,
 )
 from tests.fakes import ACTIONS, CPU, END
-from tests.tiny_dream import tiny_checkpoint
+from tests.tiny_dream import NUM_ACTIONS, tiny_checkpoint
 
 
 class TestSeeds:
@@ -156,6 +157,30 @@ class TestStates:
         again.restore_state(state)
         with pytest.raises(UsageError, match=r"Lanes \[1\] have ended"):
             again.step(np.array([1, 1]))
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda model: model.actions.fill_(NUM_ACTIONS),  # as of a game with more of them
+            lambda model: model.actions.fill_(-1),
+            lambda model: model.frames.fill_(3.1),
+            lambda model: model.frames.fill_(torch.nan),
+        ],
+    )
+    def test_one_that_no_dream_of_this_model_has_is_refused(self, spoil):
+        env = tiny(2)
+        env.reset(seed=0)
+        before, wrong = env.clone_state(), env.clone_state()
+        spoil(wrong.model)
+        sentence = r"of another world model: not all of its actions are from 0 to 3, or its frames from -3.0 to 3.0"
+        for restore in (env.restore_state, lambda state: env.reset(options={"state": state})):
+            with pytest.raises(UsageError, match=sentence):
+                restore(wrong)
+            same_state(env.clone_state(), before)
+        first = mask_of(True, False)
+        good_first = before.where(torch.from_numpy(first), wrong)  # what is said of the other lane is not looked at
+        env.reset(options={"state": good_first, "reset_mask": first})
+        same_state(env.clone_state(), before)
 
     def test_observe_after_restoring(self):
         env = counting(2)

@@ -302,3 +302,12 @@ def test_bad_usage_leaves_nothing_behind(jedi, tmp_path, flags, said):
     assert (code, out) == (2, "")
     assert said in err
     assert [path.name for path in tmp_path.iterdir()] == ["dream"]
+
+
+def test_a_dream_that_one_stands_in_is_refused_before_the_work(jedi, tmp_path, monkeypatch):
+    toy_checkpoint().save(tmp_path / "dream")
+    monkeypatch.chdir(tmp_path / "dream")
+    monkeypatch.setattr("trainers.fidelity.fidelity", lambda *_: pytest.fail("was measured"))
+    code, out, err = jedi(f"fidelity . {FEW}")
+    assert (code, out) == (2, "")
+    assert "this process works in it" in err

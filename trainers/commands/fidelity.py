@@ -60,6 +60,7 @@ class Fidelity:
         """Measure, draw, store, tell."""
         from jedi_env.config_json import to_json
         from jedi_env.device import resolve_device
+        from jedi_env.folder import check_can_be_put_aside
         from trainers.fidelity import FidelityConfig, fidelity, store, with_sampler
         from trainers.fidelity_plot import save_plot, save_sample
 
@@ -71,6 +72,9 @@ class Fidelity:
         measured = with_sampler(
             open_dream(self.dream if folder is None else str(folder)).to(device), self.sampler_steps, self.order
         )
+        stored = self._why_not_stored(folder)
+        if stored is None and folder is not None:
+            check_can_be_put_aside(folder.resolve())  # before the work, not after it
         report, segments = fidelity(measured, config)
 
         name = str(measured.game).lower().replace("/", "-")
@@ -83,7 +87,6 @@ class Fidelity:
         save_plot(report, written[1])
         if save_sample(measured.world_model, segments, out / "strip.png", self.seed):
             written.append(out / "strip.png")
-        stored = self._why_not_stored(folder)
         if stored is None and folder is not None:
             horizon = store(report, measured, folder, set_horizon=self.set_horizon)
             stored = f"Stored in {folder}, which recommends a horizon of {horizon}."
