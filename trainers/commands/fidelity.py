@@ -135,8 +135,8 @@ def summary(report: FidelityReport) -> str:
             str(spread.lanes),
             "-" if copy is None else f"{copy.value:.2f} ({copy.low:.2f}-{copy.high:.2f})",
             show(None if random is None else random.value),
-            show(events.reward.recall[2]),
-            show(events.end.recall[1]),
+            f"{show(events.reward.recall[2])} of {sum(events.reward.counts[2])}",
+            f"{show(events.end.recall[1])} of {sum(events.end.counts[1])}",
             f"{show(spread.rank_real, 0)}/{show(spread.rank_dreamed, 0)}",
         ]
         lines.append(row + [f"{show(read[name, k].r2)} ({show(read[name, k].error, 1)})" for name in names])
