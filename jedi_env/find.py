@@ -124,10 +124,12 @@ def dreams() -> list[str]:
 
 def _no_dream(game: str) -> str:
     train = f"`jedi-env train {game} --run-dir runs/{game}`, then checkpoint='runs/{game}/checkpoint'"
+    places = homes()
+    to = places[0] / game if len(places) > 1 else f"$JEDI_ENV_HOME/{game}"  # not into the package
     return (
-        f"There is no dream of {game!r} in {', '.join(str(home) for home in homes())}."
-        f"{'' if game in GAMES else nearest(game, GAMES)} Train one: {train} (or copy that folder to "
-        f"{homes()[0] / game}). Or name a folder or hub://owner/repo instead. "
+        f"There is no dream of {game!r} in {', '.join(str(home) for home in places)}."
+        f"{'' if game in GAMES else nearest(game, GAMES)} Train one: {train} (or copy that folder to {to}). "
+        "Or name a folder or hub://owner/repo instead. "
         f"There are dreams of: {', '.join(dreams()) or 'no game yet'}."
     )
 

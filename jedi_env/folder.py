@@ -65,10 +65,13 @@ def current(folder: Path) -> Path:
         CheckpointError: a folder on the way to it may not be read.
     """
     try:
-        aside = [] if folder.exists() else _siblings(folder, "old")
+        folder.stat()
     except PermissionError as error:
         raise CheckpointError(f"{folder} cannot be read: {error}") from error
-    return aside[-1] if aside else folder
+    except (OSError, ValueError):  # it is not there; or no file can have that name
+        aside = _siblings(folder, "old")
+        return aside[-1] if aside else folder
+    return folder
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -89,6 +89,9 @@ def test_a_cache_that_may_not_be_read_is_none(places, close):
 
 def test_without_a_home_directory_there_is_no_cache(places, homeless, monkeypatch):
     assert homes() == [places[0], places[2]]
+    monkeypatch.delenv("JEDI_ENV_HOME")
+    with pytest.raises(UsageError, match=r"copy that folder to \$JEDI_ENV_HOME/Breakout"):  # not into the package
+        find_checkpoint("Breakout", None)
     monkeypatch.setenv("JEDI_ENV_HOME", "~/dreams")
     with pytest.raises(UsageError, match="JEDI_ENV_HOME is '~/dreams', but ~ is no home directory here"):
         locate("Pong")

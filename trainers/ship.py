@@ -59,7 +59,7 @@ class ShipConfig:
         steps: dream steps that each PPO learns from.
         horizon: dream steps an episode of PPO's; in Breakout it scored 5.2 with 50, 3.7 with 25 (docs/experiments.md).
         episodes: full real games of each policy.
-        fidelity: what is measured of the dream.
+        fidelity: what is measured of the dream: four times the play of the command, whose recall is of few events.
     """
 
     contexts: int = 112
@@ -67,7 +67,7 @@ class ShipConfig:
     steps: int = 400_000
     horizon: int = 50
     episodes: int = 40
-    fidelity: FidelityConfig = field(default_factory=FidelityConfig)
+    fidelity: FidelityConfig = field(default_factory=lambda: FidelityConfig(horizon=50, segments=1024, steps=12_000))
 
     def __post_init__(self) -> None:
         for name in ("contexts", "seeds", "steps", "horizon", "episodes"):

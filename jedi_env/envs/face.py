@@ -202,7 +202,7 @@ class Face:
         """Return ``actions``, one for each of ``lanes``, on the dream's device, having checked them.
 
         Unless ``wait``, tensors elsewhere than on the CPU are checked by shape and type only: looking at their values
-        would wait for the device.
+        would wait for the device. What is beyond a bound is taken as the bound then.
 
         Raises:
             UsageError: they do not fit.
@@ -213,7 +213,7 @@ class Face:
             if actions.shape != shape or _kind(actions.dtype) not in allowed.kinds:
                 raise UsageError(f"The actions are {actions.dtype} of shape {tuple(actions.shape)}; give {wanted}.")
             if not wait and actions.device.type != "cpu":
-                return actions.to(self.dream.device, allowed.dtype)
+                return allowed.inside(actions.to(self.dream.device, allowed.dtype))
         array = as_array(actions, "The action")
         if array.shape != shape or array.dtype.kind not in allowed.kinds:
             raise UsageError(f"The action is {array.dtype} of shape {array.shape}; give {wanted}.")

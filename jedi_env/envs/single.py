@@ -159,7 +159,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
         """Go on from ``state``, exactly; the state itself is not touched.
 
         Raises:
-            UsageError: it is no state, or has more than one lane, or another model's frames.
+            UsageError: it is no state, or has more than one lane, or another model's frames or actions.
         """
         self._check_open()
         self.face.dream.state = self.face.checked_state(state, 1)

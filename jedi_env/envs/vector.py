@@ -170,8 +170,8 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
 
         Args:
             actions: one a lane, ``(n, *single_action_space.shape)``. With ``output="torch"`` the numbers in a tensor on
-                the device are not looked at, which would wait for it: one that is out of range fails in CUDA's own
-                way.
+                the device are not looked at, which would wait for it: a whole number that is out of range fails in
+                CUDA's own way, and what is beyond the bounds of a ``Box`` is taken as the bound.
 
         Raises:
             UsageError: before the first reset, wrong actions, or an ended lane in mode DISABLED; nothing was changed.
@@ -221,7 +221,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         """Go on from ``state``, exactly; the state itself is not touched.
 
         Raises:
-            UsageError: it is no state, or has another number of lanes or another model's frames, or (in mode
+            UsageError: it is no state, or has another number of lanes, another model's frames or actions, or (in mode
                 SAME_STEP, where no lane ever waits for a reset) a lane that has ended.
         """
         self._check_open()

@@ -207,8 +207,8 @@ def frame_errors(
 def trusted_horizon(rows: Sequence[FrameErrors]) -> int:
     """Return the largest measured horizon up to which the dream surely beats copying at every measured one.
 
-    Surely: the upper end of the 95% interval of ``dream / copy`` is below 1, with at least :data:`LEAST_LANES` lanes.
-    0: not even one step.
+    Surely: the upper end of the 95% interval of ``dream / copy`` is below 1, with at least :data:`LEAST_LANES` lanes,
+    of two groups at least. 0: not even one step.
     """
     trusted = 0
     for row in sorted(rows, key=lambda row: row.horizon):

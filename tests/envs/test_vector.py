@@ -26,7 +26,7 @@ from tests.envs.lanes import (
     tiny,
 )
 from tests.fakes import ACTIONS, CPU, END, counting_checkpoint
-from tests.tiny_dream import NUM_ACTIONS, tiny_checkpoint
+from tests.tiny_dream import BOX, NUM_ACTIONS, tiny_checkpoint
 
 # Tables worked out by hand: one start (place 3), horizon 3; action 1 pays 1, 2 costs 1, END ends.
 # (actions, places afterwards, rewards, terminated, truncated, final places)
@@ -347,6 +347,17 @@ class TestActions:
             if output == "numpy":
                 with pytest.raises(UsageError, match="out of range"):
                     env.step(torch.tensor([0, NUM_ACTIONS], device="cuda"))
+
+    @pytest.mark.gpu
+    def test_vectors_on_the_device_that_are_not_looked_at_are_brought_inside(self):
+        env = DreamVectorEnv(2, checkpoint=tiny_checkpoint(actions=BOX), output="torch", device="cuda", compile=False)
+        env.reset(seed=0)
+        high = torch.from_numpy(env.action_space.high).cuda()
+        before = env.clone_state()
+        beyond, *_ = env.step(high + 3)
+        env.restore_state(env.clone_state())
+        env.restore_state(before)
+        assert torch.equal(env.step(high)[0], beyond)
 
 
 class TestWrongArguments:

@@ -84,7 +84,8 @@ def test_the_video_shows_both_policies_on_the_real_game(shown):
 
 def test_without_training_the_dream_that_is_found_here_is_taken(shown, tmp_path, monkeypatch):
     monkeypatch.setenv("JEDI_ENV_HOME", str(tmp_path / "home"))
-    found = Checkpoint.load(shown[0].out / "checkpoint")
+    there = Checkpoint.load(shown[0].out / "checkpoint")
+    found = replace(there, protocol={**there.protocol, "frame_skip": [3, 5]})
     found.save(tmp_path / "home" / "Breakout")
     config = DemoConfig(out=tmp_path / "out", steps=STEPS, horizon=5, episodes=1)
     summary = demo(config, TRAINING)
@@ -92,6 +93,7 @@ def test_without_training_the_dream_that_is_found_here_is_taken(shown, tmp_path,
     assert summary["dream"]["commit"] == found.provenance["commit"]
     assert "config_hash" not in summary, "nothing was trained by these settings"
     assert summary["imagined_steps"] == STEPS
+    assert [summary[who]["protocol"]["frame_skip"] for who in ("random", "agent")] == [(3, 5)] * 2
     taken = Checkpoint.load(tmp_path / "out" / "checkpoint")
     for name, value in found.world_model.state_dict().items():
         assert (taken.world_model.state_dict()[name] == value).all()

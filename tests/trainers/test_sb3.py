@@ -9,6 +9,7 @@ import torch
 from sb3_contrib import ARS
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+import trainers.sb3
 from jedi_env.errors import UsageError
 from tests.tiny_dream import LATENT, tiny_checkpoint
 from tests.trainers.fakes import ToyGame
@@ -113,10 +114,18 @@ def test_a_policy_is_scored_on_whole_unclipped_games(checkpoint):
     assert len(ended) >= 10
 
 
-def test_a_policy_is_scored_under_the_frame_skip_of_its_dream():
+def test_a_policy_is_scored_under_the_frame_skip_of_its_dream(monkeypatch):
     checkpoint = replace(tiny_checkpoint(LATENT, game="Pong", actions=6), protocol={"frame_skip": [40, 50]})
     model = make_algorithm("PPO", checkpoint, LANES, 0, 10)
+    make_real, skips = trainers.sb3.make_real, []
+
+    def made(*arguments, frame_skip, **settings):
+        skips.append(frame_skip)
+        return make_real(*arguments, frame_skip=frame_skip, **settings)
+
+    monkeypatch.setattr(trainers.sb3, "make_real", made)
     assert score_on_reality(model, "Pong", checkpoint, 1).protocol["frame_skip"] == (40, 50)
+    assert skips == [(40, 50)]
 
 
 def test_a_dream_that_remembers_less_shows_less(checkpoint):

@@ -17,7 +17,7 @@ from trainers.config import EvaluateConfig
 from trainers.evaluate import Score
 from trainers.fidelity import FidelityConfig
 from trainers.replay import FollowedReplay
-from trainers.ship import CARD, LARGEST, ShipConfig, above, measure, ship
+from trainers.ship import CARD, LARGEST, ShipConfig, above, measure, play_real_games, ship
 from trainers.train import train
 
 FIRST = 60  # random steps
@@ -94,6 +94,13 @@ def test_everything_is_measured_and_stored(shipped):
     assert checkpoint.metrics["fidelity"]["setup"]["segments"] == 4
     assert checkpoint.horizon == checkpoint.metrics["fidelity"]["recommended_horizon"]
     assert json.loads(json.dumps(checkpoint.metrics)) == checkpoint.metrics
+
+
+def test_all_are_scored_under_the_frame_skip_of_the_dream(shipped):
+    checkpoint = replace(shipped[2], protocol={**shipped[2].protocol, "frame_skip": [30, 50]})
+    games = play_real_games(checkpoint, replace(CONFIG, seeds=1))
+    for played in (games["random"], games["native"], *games["ppo"]):
+        assert played["protocol"]["frame_skip"] == (30, 50)
 
 
 def test_the_card_tells_what_the_checkpoint_says(shipped):
