@@ -258,11 +258,10 @@ def clustered_error(values: Tensor, groups: Tensor) -> float | None:
     The linearised variance of a mean over groups of unequal size, as for cluster sampling (Cochran, Sampling
     Techniques, 1977). None with fewer than two groups.
     """
-    _, member = torch.unique(groups, return_inverse=True)
-    number = int(member.max()) + 1
+    deviations = _group_sums(values - values.mean(), groups)
+    number = len(deviations)
     if number < 2:
         return None
-    deviations = values.new_zeros(number).index_add_(0, member, values - values.mean())
     return float((deviations.square().sum() * number / (number - 1)).sqrt()) / len(values)
 
 
@@ -277,17 +276,22 @@ def _ratio(
     """Return the ratio of the means and its percentile interval over resampled groups, of which one alone has none."""
     if float(denominator.sum()) == 0:
         return None
-    _, member = torch.unique(groups, return_inverse=True)
-    number = int(member.max()) + 1
+    sums = _group_sums(torch.stack((numerator, denominator), dim=1), groups)
+    number = len(sums)
     if number < 2:
         return None
-    sums = torch.zeros(number, 2, dtype=torch.float64).index_add_(0, member, torch.stack((numerator, denominator), 1))
     drawn = sums[torch.randint(number, (resamples, number), generator=generator)].sum(dim=1)
     drawn = drawn[drawn[:, 1] > 0]
     value = float(numerator.sum() / denominator.sum())
     edges = torch.tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], dtype=torch.float64)
     low, high = torch.quantile(drawn[:, 0] / drawn[:, 1], edges).tolist()
     return Interval(value, min(low, value), max(high, value))
+
+
+def _group_sums(values: Tensor, groups: Tensor) -> Tensor:
+    """Return the sums of ``values`` (N, ...) over each of the groups ``(N,)`` that occur."""
+    names, member = torch.unique(groups, return_inverse=True)
+    return values.new_zeros(len(names), *values.shape[1:]).index_add_(0, member, values)
 
 
 def _spread(sides: SideBySide, k: int) -> Spread:
