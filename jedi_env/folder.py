@@ -11,6 +11,7 @@ import errno
 import glob
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -83,7 +84,8 @@ def inside(folder: Path, name: str) -> Path:
     try:
         real = (folder / name).resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a name that no file can have
-        raise CheckpointError(f"{folder} lacks {name}: it is no checkpoint, or not all of one.") from error
+        why = "it is no checkpoint, or not all of one" if folder.exists() else "there is no such folder"
+        raise CheckpointError(f"{folder} lacks {name}: {why}.") from error
     home = folder.resolve()
     roots = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
     if not any(real.is_relative_to(root) for root in roots):
@@ -127,6 +129,16 @@ def check_can_be_put_aside(folder: Path) -> None:
         raise UsageError(
             f"{folder} is a mount point, which cannot be replaced: nothing was changed. Write to a folder in it."
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Raise :class:`UsageError` if nothing can be written in ``folder`` or, if there is none yet, where it will be."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UsageError(f"Nothing can be written in {folder} ({error}): write another path.") from error
 
 
 def _build(folder: Path, new: Path, files: Mapping[str, bytes], ours: Collection[str]) -> None:

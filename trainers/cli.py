@@ -15,11 +15,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
-from jedi_env.errors import CheckpointError, JediEnvError, UsageError
+from jedi_env.errors import CheckpointError, JediEnvError, UsageError, nearest
 from trainers.commands.bench import Bench
 from trainers.commands.dream import Dream
 from trainers.commands.eval import Eval
@@ -45,12 +45,19 @@ Command = (
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
+VERBS = tuple(verb.__metadata__[0].name for verb in get_args(Command))
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 or 2."""
     sys.path.append(os.getcwd())  # where a module that registers an environment of the user's own will lie
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    words = sys.argv[1:] if args is None else args
+    with exit_codes("jedi-env"):
+        if words and not words[0].startswith("-") and words[0] not in VERBS:
+            raise UsageError(
+                f"There is no command {words[0]!r}.{nearest(words[0], VERBS)} Write one of: {', '.join(VERBS)}."
+            )
     command, rest = tyro.cli(Command, prog="jedi-env", description=__doc__, args=args, return_unknown_args=True)
     with exit_codes("jedi-env"):
         if rest and not isinstance(command, Train | Sweep):
@@ -74,6 +81,11 @@ def exit_codes(program: str) -> Iterator[None]:
         sys.exit(2)
     except JediEnvError as error:
         print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # whoever reads has enough: Python says so itself
+        raise
+    except OSError as error:
+        print(f"{program}: {error}. Make it readable and writable, or write another path.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as interruption:
         print(f"{program}: {str(interruption) or 'interrupted'}", file=sys.stderr)

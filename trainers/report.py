@@ -64,7 +64,7 @@ def gather(folders: Sequence[Path], now: datetime) -> Gathered:
         now: the time, to say how long ago an unfinished run wrote.
 
     Raises:
-        UsageError: a folder is no run directory.
+        UsageError: none of the folders is a run directory, or one does not exist.
         RunError: all of them are damaged.
     """
     unique = list({folder.resolve(): folder for folder in folders}.values())
@@ -73,11 +73,14 @@ def gather(folders: Sequence[Path], now: datetime) -> Gathered:
     demos = [path for path in unique if (path / "summary.json").is_file() and not (path / "config.json").exists()]
     warnings = [f"{folder} is a demonstration in a dream that it did not train: left out." for folder in demos]
     unique = [folder for folder in unique if folder not in demos] or demos
-    wrong = [sentence for folder in unique if (sentence := why_no_run(folder)) is not None]
-    if wrong:
-        raise UsageError(" ".join(wrong))
+    wrong = {folder: sentence for folder in unique if (sentence := why_no_run(folder)) is not None}
+    if len(wrong) == len(unique) or not all(folder.is_dir() for folder in wrong):
+        raise UsageError(" ".join(wrong.values()))
+    warnings += [f"{sentence} It is left out." for sentence in wrong.values()]
     runs = []
     for folder in unique:
+        if folder in wrong:
+            continue
         try:
             runs.append(read_run(folder))
         except DamagedError as error:

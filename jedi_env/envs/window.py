@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jedi_env.errors import UsageError
+
+UNSEEN = ("offscreen", "dummy")  # what SDL draws on where nobody looks
 
 
 class Window:
@@ -42,6 +45,10 @@ class Window:
                 self._screen = pygame.display.set_mode(size)
             except pygame.error as error:
                 raise UsageError(f"There is no screen for a window ({error}): pictures need none.") from error
+            if pygame.display.get_driver() in UNSEEN and "SDL_VIDEODRIVER" not in os.environ:  # SDL's last resort
+                pygame.display.quit()
+                self._screen = None
+                raise UsageError("There is no screen for a window: pictures need none (rgb_array, --record).")
             self._clock = self._clock or pygame.time.Clock()
         pygame.display.set_caption(self.title)
         self._screen.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))

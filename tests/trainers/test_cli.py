@@ -61,12 +61,16 @@ def anything_in(folder):
         ("train --env CartPole-v1", "wrap it in gymnasium.wrappers.AddRenderObservation"),
         ("train --env nowhere:Nope-v0", "neither an Atari100k game nor an id that Gymnasium can make"),
         ("", "list"),
-        ("trian Breakout", "Expected one of {list, train, eval, dream, info"),
+        ("trian Breakout", "There is no command 'trian'. Did you mean 'train'? Write one of: list, train, eval"),
+        ("train Breakuot --dry-run --no-estimate", "'Breakuot' is none of the 26 games. Did you mean 'Breakout'?"),
+        ("train CarRacing-v3", "an environment of your own, write `jedi-env train --env CarRacing-v3`"),
+        ("train Breakout --batch 64", "`jedi-env train GAME --dry-run --no-estimate` prints all settings"),
+        ("train --fit-agent.batch 64 Breakout", "Which game? Settings of the preset come after the game."),
         ("list --jsn", "Unknown arguments: --jsn. Write `jedi-env list --help`"),
         ("eval nowhere", "neither one of the 26 games nor a folder"),
         ("eval . --episodes 0", "--episodes is 0; write a whole number of at least 1"),
         ("dream Breakot", "neither one of the 26 games nor a folder. Did you mean 'Breakout'?"),
-        ("dream nowhere/checkpoint", "neither one of the 26 games nor a folder"),
+        ("dream nowhere/checkpoint", "neither one of the 26 games nor a folder. Write a game"),
         ("dream Qbert", "There is no dream of 'Qbert'"),
         ("dream Breakout --steps 0", "--steps is 0"),
         ("dream Breakout --lanes 0", "--lanes is 0"),
@@ -124,11 +128,51 @@ def test_what_a_dream_cannot_be_trained_with_is_told(jedi, here, flags, said):
     assert said in err
 
 
-def test_a_run_without_a_checkpoint_yet_is_told(jedi, here):
-    (here / "run" / "state").mkdir(parents=True)
+def _in_its_first_epoch(run):
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"game": "Breakout", "seed": 0, "config": {}}))
+    (run / "metrics.jsonl").touch()
+
+
+@pytest.mark.parametrize("begin", [_in_its_first_epoch, lambda run: (run / "state").mkdir(parents=True)])
+def test_a_run_without_a_checkpoint_yet_is_told(jedi, here, begin):
+    begin(here / "run")
     code, _, err = jedi("eval run")
     assert code == 2
     assert "has no checkpoint yet" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fidelity dream --out file/out",
+        "dream dream --steps 10 --lanes 2 --save file/policy.zip",
+        "bench --quick --out file/out",
+        "report run --out file/report.html",
+    ],
+)
+def test_where_nothing_can_be_written_is_told_in_a_sentence(jedi, here, line):
+    tiny_checkpoint().save(here / "dream")
+    _in_its_first_epoch(here / "run")
+    (here / "file").write_text("no folder")
+    before = anything_in(here)
+    code, out, err = jedi(line)
+    assert code in (1, 2)
+    assert "file" in err
+    assert "Traceback" not in err
+    assert "Measuring" not in err
+    assert out == ""
+    assert sorted(anything_in(here)) == sorted(before)
+
+
+def test_a_game_beside_a_folder_of_its_name_is_still_the_game(jedi, here, monkeypatch):
+    """Nothing is stored in a folder that was not what was measured."""
+    tiny_checkpoint().save(here / "home" / "Breakout")
+    monkeypatch.setenv("JEDI_ENV_HOME", str(here / "home"))
+    (here / "Breakout").mkdir()
+    code, out, err = jedi("fidelity Breakout --horizon 2 --segments 4 --steps 300 --no-probes")
+    assert (code, anything_in(here / "Breakout")) == (0, []), err
+    assert "Not stored: name the checkpoint by its folder" in out
 
 
 def test_interrupted_by_the_user(jedi, here, monkeypatch):
@@ -218,6 +262,15 @@ def test_info_tells_what_a_checkpoint_holds(jedi, here):
     assert "game         Breakout" in out
 
 
+def test_info_for_people_is_short(jedi):
+    code, out, _ = jedi("info Breakout")
+    assert code == 0
+    assert len(out) < 4000
+    assert '"trusted_horizon": 50' in out
+    assert '"real_games.native": "7.62 +- 2.87 over 40 real games"' in out
+    assert '"real_games.ppo.0' in out
+
+
 def test_info_of_a_game_finds_its_dream(jedi, here, monkeypatch):
     tiny_checkpoint(game="Pong").save(here / "home" / "Pong")
     monkeypatch.setenv("JEDI_ENV_HOME", str(here / "home"))
@@ -237,7 +290,8 @@ def test_a_dream_of_no_real_game_must_not_be_scored_and_says_so_before_learning(
 
 
 def test_train_without_evaluation_names_no_scores(jedi, here):
-    code, out, _ = jedi(f"train {TOY} --preset tiny --run-dir run --device cpu {MICRO} --evaluate.final-episodes 0")
+    line = f"train --env {TOY} --preset tiny --run-dir run --device cpu {MICRO} --evaluate.final-episodes 0"
+    code, out, _ = jedi(line)
     assert code == 0
     assert out == "Checkpoint: run/checkpoint\n"
 

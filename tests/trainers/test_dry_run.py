@@ -44,7 +44,7 @@ def dry_run(tmp_path, monkeypatch, capsys):
 
 
 def test_for_people(dry_run):
-    code, out, err = dry_run(f"{TOY} --preset tiny {MICRO}")
+    code, out, err = dry_run(f"--env {TOY} --preset tiny {MICRO}")
     assert code == 0
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "fit_agent.gamma 0.985 JEDI and DIAMOND" in lines
@@ -59,7 +59,7 @@ def test_for_people(dry_run):
 
 
 def test_for_programs(dry_run):
-    code, out, _ = dry_run(f"{TOY} --preset tiny --json {MICRO}")
+    code, out, _ = dry_run(f"--env {TOY} --preset tiny --json {MICRO}")
     told = json.loads(out)
     assert code == 0
     assert told["sources"]["fit_agent.horizon"] == {

@@ -1,6 +1,7 @@
 """jedi-env play: the loop, the three worlds against what they are made of, the window, and the command itself."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -323,6 +324,16 @@ def test_panels_lie_side_by_side_in_a_window_and_its_title():
 def test_no_screen_is_told(monkeypatch):
     pytest.importorskip("pygame")
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
+    with pytest.raises(UsageError, match="There is no screen for a window"):
+        WindowScreen(15).show(Counter.panels(type("At", (), {"count": 0})))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there may always be a screen")
+def test_a_screen_that_nobody_can_see_is_none(monkeypatch):
+    """Where there is no display SDL draws into memory without a word."""
+    pytest.importorskip("pygame").display.quit()
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="There is no screen for a window"):
         WindowScreen(15).show(Counter.panels(type("At", (), {"count": 0})))
 

@@ -57,6 +57,7 @@ class Bench:
     def run(self, rest: list[str]) -> None:
         """Measure, write, tell."""
         from jedi_env.device import resolve_compile, resolve_device, resolve_dtype
+        from jedi_env.folder import check_writable
         from trainers.benchmarks.bench import PARTS, BenchConfig, bench
         from trainers.benchmarks.clock import Place
         from trainers.benchmarks.page import page, save_pictures
@@ -93,6 +94,8 @@ class Bench:
             against=None if self.against is None else str(self.against),
             quick=self.quick,
         )
+        for folder in (self.out, *([] if self.page is None else [self.page.parent])):
+            check_writable(folder)
         record = bench(config, place, lambda what: print(f"Measuring: {what} ...", file=sys.stderr))
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "bench.json").write_text(json.dumps(record, indent=1))

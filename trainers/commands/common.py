@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from jedi_env.find import find_checkpoint, locate
 from jedi_env.games import GAMES
 from trainers.config import TrainConfig
 from trainers.presets import PRESETS, for_any_game
+from trainers.run_files import why_no_run
 
 
 def resolve_config(preset: str, flags: list[str], program: str, *, any_game: bool = False) -> TrainConfig:
@@ -27,13 +30,18 @@ def resolve_config(preset: str, flags: list[str], program: str, *, any_game: boo
     """
     if preset not in PRESETS:
         raise UsageError(f"Unknown preset {preset!r}.{nearest(preset, PRESETS)} Write one of: {', '.join(PRESETS)}.")
-    return tyro.cli(
-        TrainConfig,
-        prog=program,
-        args=flags,
-        default=for_any_game(PRESETS[preset]) if any_game else PRESETS[preset],
-        config=(tyro.conf.AvoidSubcommands,),  # which encoder it is, the preset says; so its fields are flags too
-    )
+    try:
+        return tyro.cli(
+            TrainConfig,
+            prog=program,
+            args=flags,
+            default=for_any_game(PRESETS[preset]) if any_game else PRESETS[preset],
+            config=(tyro.conf.AvoidSubcommands,),  # which encoder it is, the preset says; so its fields are flags too
+        )
+    except SystemExit as refused:
+        if refused.code:
+            print("`jedi-env train GAME --dry-run --no-estimate` prints all settings.", file=sys.stderr)
+        raise
 
 
 def run_name(game: str, preset: str, seed: int) -> str:
@@ -60,14 +68,15 @@ def open_dream(dream: str, device: torch.device | str = "cpu") -> Checkpoint:
         return found
     if (folder / "checkpoint").is_dir():
         return find_checkpoint(None, folder / "checkpoint", device)
-    if (folder / "state").is_dir():
+    if (folder / "state").is_dir() or ((folder / "metrics.jsonl").exists() and why_no_run(folder) is None):
         raise UsageError(f"The run in {dream} has no checkpoint yet: let `jedi-env train` come to its end first.")
     if folder.is_dir() and dream not in GAMES:
         return find_checkpoint(None, folder, device)
     if dream in GAMES or locate(dream) is not None:  # also JEDICatch-v0
         return find_checkpoint(dream, None, device)
+    meant = "" if os.sep in dream else nearest(dream, GAMES)
     raise UsageError(
-        f"{dream!r} is neither one of the 26 games nor a folder.{nearest(dream, GAMES)} Write a game with a dream "
+        f"{dream!r} is neither one of the 26 games nor a folder.{meant} Write a game with a dream "
         f"(see `jedi-env list`), a checkpoint folder, a run directory, or hub://owner/repo."
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from jedi_env.errors import UsageError
+from jedi_env.folder import check_writable
 from trainers.commands.common import check_least, open_dream
 
 
@@ -53,6 +54,8 @@ class Dream:
             raise UsageError("This dream names no real game to play: write --episodes 0.")
         if self.save is not None and not self.save.parent.is_dir():  # before the work, not after it
             raise UsageError(f"--save is {self.save}, but there is no folder {self.save.parent}: make it first.")
+        if self.save is not None:
+            check_writable(self.save.parent)
         model = make_algorithm(self.algo, checkpoint, self.lanes, self.seed, self.horizon)
         dreamed = learn(model, self.steps, f"{self.algo} in the dream").final
         if self.save is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from jedi_env.games import GAMES
 from trainers.commands.common import open_dream
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Fidelity:
         """Measure, draw, store, tell."""
         from jedi_env.config_json import to_json
         from jedi_env.device import resolve_device
-        from jedi_env.folder import check_can_be_put_aside
+        from jedi_env.folder import check_can_be_put_aside, check_writable
         from trainers.fidelity import FidelityConfig, fidelity, store, with_sampler
         from trainers.fidelity_plot import save_plot, save_sample
 
@@ -75,12 +76,13 @@ class Fidelity:
         stored = self._why_not_stored(folder)
         if stored is None and folder is not None:
             check_can_be_put_aside(folder.resolve())  # before the work, not after it
-        report, segments = fidelity(measured, config)
-
         name = str(measured.game).lower().replace("/", "-")
         out = self.out or (
             Path("runs") / f"fidelity-{name}" if folder is None else folder.resolve().parent / "fidelity"
         )
+        check_writable(out)
+        report, segments = fidelity(measured, config)
+
         out.mkdir(parents=True, exist_ok=True)
         written = [out / "fidelity.json", out / "fidelity.png"]
         written[0].write_text(json.dumps(to_json(report), indent=1))
@@ -98,11 +100,11 @@ class Fidelity:
         print(f"Written: {', '.join(str(path) for path in written)}")
 
     def _folder(self) -> Path | None:
-        """Return the checkpoint's folder if the dream was named by it or by its run's."""
+        """Return the checkpoint's folder if it or its run was named, as :func:`open_dream` reads the name."""
         path = Path(self.dream)
-        if not path.is_dir():
-            return None
-        return path / "checkpoint" if (path / "checkpoint").is_dir() else path
+        if (path / "checkpoint").is_dir():
+            return path / "checkpoint"
+        return path if path.is_dir() and self.dream not in GAMES else None
 
     def _why_not_stored(self, folder: Path | None) -> str | None:
         if not self.store:

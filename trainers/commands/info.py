@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -26,7 +28,7 @@ class Info:
         """Print the facts."""
         checkpoint = open_dream(self.path)
         model = checkpoint.world_model
-        facts = {
+        facts: dict[str, Any] = {
             "game": checkpoint.game,
             "num_actions": model.num_actions,
             "actions": str(model.actions.space),
@@ -43,5 +45,23 @@ class Info:
         if self.json:
             print(json.dumps(facts))
             return
+        facts["provenance"] = {name: value for name, value in checkpoint.provenance.items() if name != "config"}
+        facts["metrics"] = dict(_means(checkpoint.metrics))
         for name, value in facts.items():
             print(f"{name:12s} {value if isinstance(value, str | int | None) else json.dumps(value)}")
+        print("--json prints all settings of the run, and all that was measured.")
+
+
+def _means(measured: Any, path: str = "") -> Iterator[tuple[str, str | int]]:  # noqa: ANN401  # JSON of any shape
+    """Yield the dream's trusted horizon and every score, by its place in the metrics."""
+    if isinstance(measured, Mapping):
+        if measured.keys() >= {"mean", "std", "episodes"}:
+            yield path, f"{measured['mean']:.2f} +- {measured['std']:.2f} over {measured['episodes']} real games"
+            return
+        if "trusted_horizon" in measured:
+            yield "trusted_horizon", measured["trusted_horizon"]
+        for name, inner in measured.items():
+            yield from _means(inner, f"{path}.{name}".lstrip("."))
+    elif isinstance(measured, list):
+        for i, inner in enumerate(measured):
+            yield from _means(inner, f"{path}.{i}")

@@ -27,7 +27,8 @@ class Sweep:
     Kubernetes, and what is guaranteed: docs/sweep.md.
 
     Attributes:
-        games: names or ids as of `jedi-env train`; all: the 26.
+        games: names of the 26, or ids of environments of your own; all: the 26. Rewards are learned by their sign; to
+            learn their size, as `jedi-env train --env` does, add ``--world-model.reward-end.symlog``.
         seeds: runs of each game, with the seeds 0, 1, 2 ...
         preset: as of `jedi-env train`.
         out: folder of the runs, on storage that all machines see under this path; a run is in <game>-<preset>-<seed>.

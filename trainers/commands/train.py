@@ -12,13 +12,15 @@ from tyro.conf import Positional
 
 from jedi_env.config_json import to_json
 from jedi_env.device import resolve_device
-from jedi_env.errors import UsageError
+from jedi_env.errors import UsageError, nearest
+from jedi_env.games import GAMES
 from trainers.commands.common import resolve_config, run_name
 from trainers.config import TrainConfig
 
 if TYPE_CHECKING:
     from trainers.estimate import Estimate
 
+LIKE_THEM = ("JEDICatch-v0", "jedi_env:JEDICatch-v0")  # its rewards are of their size
 _HOURS_A_DAY, _DAYS_A_MONTH = 24, 30.4
 
 
@@ -31,7 +33,7 @@ class Train:
     ``--dry-run`` prints them all.
 
     Attributes:
-        game: one of the 26 games (see ``jedi-env list``), whose rewards are learned by their sign.
+        game: one of the 26 games (see ``jedi-env list``), or JEDICatch-v0; rewards are learned by their sign.
         env: instead of a game, the id of a Gymnasium environment with image observations and Discrete or Box actions,
             such as CarRacing-v3, or my_module:MyGame-v0, which imports my_module first. Its rewards are learned
             whatever their size.
@@ -59,7 +61,7 @@ class Train:
 
     def run(self, rest: list[str]) -> None:
         """Train."""
-        game = self._game()
+        game = self._game(rest)
         config = resolve_config(self.preset, rest, "jedi-env train GAME", any_game=self.env is not None)
         run_dir = self.run_dir or Path("runs") / run_name(game, self.preset, self.seed)
         if self.dry_run:
@@ -81,12 +83,19 @@ class Train:
         if scores.exists():
             print(f"Scores:     {scores}")
 
-    def _game(self) -> str:
-        """Return what is to be played, having seen that it is one thing."""
+    def _game(self, settings: list[str]) -> str:
+        """Return what is to be played, having seen that it is one thing, and what it is called for."""
         named = [*self.game, *([] if self.env is None else [self.env])]
+        if self.game and len(named) == 1 and named[0] not in (*GAMES, *LIKE_THEM):
+            raise UsageError(
+                f"{named[0]!r} is none of the 26 games.{nearest(named[0], GAMES)} `jedi-env list` shows them. If it is "
+                f"an environment of your own, write `jedi-env train --env {named[0]}`."
+            )
         if len(named) == 1:
             return named[0]
         told = f"These are {len(named)} games: {', '.join(named)}." if named else "Which game?"
+        if settings:
+            told += " Settings of the preset come after the game."
         raise UsageError(
             f"{told} Write one of the 26 games (`jedi-env train Breakout`; `jedi-env list` shows them), or the id of "
             "an environment of your own (`jedi-env train --env CarRacing-v3`)."
