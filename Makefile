@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := --numprocesses auto --maxprocesses 8
 
-.PHONY: help setup demo train-demo quality train-gpu test test-all test-gpu lint format lock build clean
+.PHONY: help setup demo train-demo quality train-gpu beside test test-all test-gpu lint format lock build clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -43,14 +43,16 @@ BESIDE = PYTHONPATH=$(SITE)$${PYTHONPATH:+:$$PYTHONPATH}
 # A lent machine has no .venv and no network: there its own Python, and beside it what travelled in $(WHEELS).
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-train-gpu:  ## MINUTES of paper-size JEDI on the GPU at hand, going on from gpu/, into OUT (docs/gpu.md); no network
+train-gpu: beside  ## MINUTES of paper-size JEDI on the GPU at hand, going on from gpu/, into OUT (docs/gpu.md); no network
+	$(BESIDE) $(GPU_PYTHON) -m trainers.gpu --minutes $(MINUTES) --out $(OUT) $(FLAGS)
+
+beside:
 	@$(GPU_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "jedi-env needs Python 3.11 or newer, and '$(GPU_PYTHON)' is not: name another with GPU_PYTHON=." >&2; exit 1; }
 	@test -x $(BIN)/python || test ! -d $(WHEELS) || $(GPU_PYTHON) -m pip install --disable-pip-version-check -q --no-index --no-deps \
 	    --no-compile --upgrade --target $(SITE) $(WHEELS)/*.whl
 	@$(BESIDE) $(GPU_PYTHON) -c 'import torch, gymnasium, ale_py, tyro, tensorboard, matplotlib, filelock' || { \
 	    echo "'$(GPU_PYTHON)' lacks what training needs (see above): carry it in $(WHEELS)/, see docs/gpu.md." >&2; exit 1; }
-	$(BESIDE) $(GPU_PYTHON) -m trainers.gpu --minutes $(MINUTES) --out $(OUT) $(FLAGS)
 
 test: setup lint  ## lint, then every test that is neither slow nor needs a GPU
 	$(PYTEST) $(PARALLEL) -m "not slow and not gpu"
@@ -58,8 +60,8 @@ test: setup lint  ## lint, then every test that is neither slow nor needs a GPU
 test-all: setup lint  ## lint, then every test that needs no GPU
 	$(PYTEST) $(PARALLEL) -m "not gpu"
 
-test-gpu: setup  ## the tests that need a CUDA device
-	$(PYTEST) -m gpu
+test-gpu: $(if $(wildcard $(WHEELS)),beside,setup)  ## the tests that need a CUDA device; where .whl travelled, without a network
+	$(if $(wildcard $(WHEELS)),$(BESIDE) $(GPU_PYTHON) -m pytest,$(PYTEST)) -m gpu $$(grep -rlF mark.gpu --include='*.py' tests)
 
 lint: setup  ## ruff and strict mypy
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ anyone allocates what the file asks for. The tensors are :mod:`jedi_env.checkpoi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def outline(config: Config) -> tuple[WorldModel, Decoder | None]:
             if not low <= value <= high:
                 raise CheckpointError(f"In {CONFIG}, {name} is {value}, but must be from {low:g} to {high:g}.")
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), _Unfilled(), _float32():
             model = WorldModel(config.actions or config.num_actions, config.model)
             decoder = None if config.decoder is None else Decoder(model.frame_shape, config.decoder)
     except Exception as error:  # whatever torch says of shapes that do not fit
@@ -175,6 +176,17 @@ def see_dream(model: WorldModel, decoder: Decoder | None) -> None:
                 decoder(state.frames[:, -1])
     except Exception as error:  # whatever torch says of shapes that do not fit
         raise CheckpointError(f"{CONFIG} describes a model that cannot dream: {shown(error)}") from error
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Build networks of float32, whatever torch's default is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _Unfilled(TorchFunctionMode):

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from jedi_env.errors import CheckpointError, UsageError
@@ -146,10 +147,11 @@ def _build(folder: Path, new: Path, files: Mapping[str, bytes], ours: Collection
     for _ in range(ATTEMPTS):
         before = _identity(folder)
         try:
-            if before is None:
-                new.mkdir()
+            there = current(folder)  # aside, if a writer was killed between its two renames
+            if there.exists():
+                shutil.copytree(there, new, symlinks=True, ignore=partial(_left_out, str(there), ours))
             else:
-                shutil.copytree(folder, new, symlinks=True, ignore=lambda at, _: ours if at == str(folder) else ())
+                new.mkdir()
             break
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
@@ -158,6 +160,11 @@ def _build(folder: Path, new: Path, files: Mapping[str, bytes], ours: Collection
     for name, content in files.items():
         _write_durably(new / name, content)
     _sync(new)
+
+
+def _left_out(folder: str, ours: Collection[str], at: str, _: Collection[str]) -> Collection[str]:
+    """Return what is not to be copied of the folder ``at``, which is ``folder`` or one in it."""
+    return ours if at == folder else ()
 
 
 def _exchange(folder: Path, new: Path) -> Path:

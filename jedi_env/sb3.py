@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
@@ -22,9 +21,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jedi_env.checkpoint import as_folder
 from jedi_env.envs import real
 from jedi_env.envs.pixels import check_info_keys, check_seed
 from jedi_env.errors import UsageError, nearest
+from jedi_env.folder import current
 from jedi_env.games import GAMES
 
 try:
@@ -91,7 +92,7 @@ def make_dream(
         game is None
         and isinstance(game_or_checkpoint, str)
         and not game_or_checkpoint.startswith("hub://")
-        and not Path(game_or_checkpoint).exists()
+        and not current(as_folder(game_or_checkpoint)).exists()
     ):
         raise UsageError(
             f"{game_or_checkpoint!r} is neither an Atari100k game nor a checkpoint folder."

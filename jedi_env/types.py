@@ -45,6 +45,8 @@ class Record:
         """
         if isinstance(index, Sequence) or (isinstance(index, np.ndarray) and index.ndim > 0):
             index = _lane_tensor(index)
+        if isinstance(index, Tensor) and index.ndim > 0 and index.dtype == torch.uint8:
+            index = index.long()
         if isinstance(index, SupportsIndex) and not (isinstance(index, Tensor) and index.ndim > 0):
             lane = range(len(self))[operator.index(index)]
             index = slice(lane, lane + 1)

@@ -7,7 +7,10 @@ import shutil
 import threading
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
 from jedi_env import find as module
 from jedi_env.checkpoint import Checkpoint, annotate
@@ -191,3 +194,18 @@ def test_a_device_that_is_not_there_is_refused(folder, device):
 def test_what_is_no_checkpoint_at_all_is_refused(thing):
     with pytest.raises(UsageError, match="A checkpoint is a folder, hub://owner/repo or a Checkpoint, not"):
         find_checkpoint("Breakout", thing)
+
+
+def test_torchs_default_precision_does_not_matter(tmp_path):
+    tiny_checkpoint().save(tmp_path / "dream")
+    env = gym.make("JEDIDream-v0", checkpoint=tmp_path / "dream", device="cpu", dtype="float32")
+    env.reset(seed=0)
+    expected = env.step(1)[0]
+    env.reset(seed=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        Checkpoint.load(tmp_path / "dream")
+        assert np.array_equal(env.step(1)[0], expected)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -71,6 +71,7 @@ def test_an_interrupted_first_save_leaves_nothing(tmp_path, monkeypatch):
 def test_a_writer_killed_between_its_two_renames_loses_nothing(tmp_path, monkeypatch):
     old, new = tiny_checkpoint(seed=0), tiny_checkpoint(seed=1)
     old.save(tmp_path / "Breakout")
+    (tmp_path / "Breakout" / "README.md").write_text("precious")
     with monkeypatch.context() as patch:
         breaking(patch, "rename", 2, True, OSError("gone"))  # not even the way back
         with pytest.raises(OSError, match="gone"):
@@ -82,6 +83,7 @@ def test_a_writer_killed_between_its_two_renames_loses_nothing(tmp_path, monkeyp
     new.save(tmp_path / "Breakout")
     assert os.listdir(tmp_path) == ["Breakout"]
     assert same(new, find_checkpoint("Breakout", None))
+    assert (tmp_path / "Breakout" / "README.md").read_text() == "precious"
 
 
 # Concurrent

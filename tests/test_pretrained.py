@@ -67,6 +67,13 @@ def test_its_id_works_with_nothing_else_said(folder):
 
 
 @every_dream
+def test_the_checker_passes_it(folder):
+    """Latents press against their bound in a trained dream: not one goes beyond."""
+    env = gym.make_vec(f"JEDIDream-{folder.name}-v0", num_envs=16, device="cpu", horizon=20)
+    assert jedi_env.check_vector_env(env, steps=60).autoreset
+
+
+@every_dream
 def test_it_can_be_looked_at(folder):
     env = gym.make(f"JEDIDream-{folder.name}-v0", device="cpu", obs_type="rgb", render_mode="rgb_array")
     pixels, _ = env.reset(seed=0)

@@ -137,6 +137,15 @@ def test_a_dream_is_found_by_its_game_its_folder_or_itself(tmp_path, monkeypatch
         assert_same(result[0], expected[0])
 
 
+def test_a_folder_is_found_wherever_it_lies(tmp_path, monkeypatch):
+    """Below the home directory, and aside, where a writer that was killed left it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_checkpoint().save(tmp_path / "dream")
+    sb3.make_dream("~/dream", 1, horizon=2, device="cpu").close()
+    (tmp_path / "dream").rename(tmp_path / ".dream.0123456789ab.old")
+    sb3.make_dream(str(tmp_path / "dream"), 1, horizon=2, device="cpu").close()
+
+
 def test_a_dream_is_the_same_in_every_mode():
     results = []
     for mode in MODES:

@@ -92,6 +92,11 @@ def test_a_frozen_array_selects_lanes():
     assert same(dream_state(3)[index], dream_state(3)[torch.tensor([2, 0])])
 
 
+def test_small_whole_numbers_are_no_mask():
+    for index in (torch.tensor([0, 2], dtype=torch.uint8), np.array([0, 2], np.uint8)):
+        assert same(dream_state(3)[index], dream_state(3)[[0, 2]])
+
+
 def test_iterating_yields_the_lanes_and_ends():
     state = dream_state(3)
     lanes = list(state)

@@ -36,6 +36,21 @@ _LEAST = {
     "final_epochs": 0,
     "bank": 1,
 }
+_SHARE, _ABOVE_0 = (0.0, 1.0), (1e-12, 1e3)
+_BETWEEN = {
+    "world_model.switching": _SHARE,
+    "world_model.sampler.steps": (1, 1000),
+    "world_model.sampler.order": (1, 2),
+    "world_model.sampler.rho": (1e-2, 1e3),
+    "world_model.sampler.churn": (0.0, 1e6),
+    "collect.epsilon": _SHARE,
+    "fit_world_model.denoiser.lr": _ABOVE_0,
+    "fit_world_model.reward_end.lr": _ABOVE_0,
+    "fit_world_model.sampling.event_fraction": _SHARE,
+    "fit_agent.gamma": _SHARE,
+    "fit_agent.lambda_": _SHARE,
+    "fit_agent.optim.lr": _ABOVE_0,
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,15 @@ class TrainConfig:
             value = attrgetter(name)(self)
             if value < least:
                 raise UsageError(f"{name} is {value}: write a whole number of at least {least}.")
+        for name, (low, high) in _BETWEEN.items():
+            value = attrgetter(name)(self)
+            if not low <= value <= high:
+                raise UsageError(f"{name} is {value}: write a number from {low:g} to {high:g}.")
+        weights = self.fit_world_model.sampling.age_weights
+        if weights and not (min(weights) >= 0 and sum(weights) > 0):
+            raise UsageError(
+                f"fit_world_model.sampling.age_weights are {weights}: write numbers of at least 0, not all of them 0."
+            )
         if self.world_model.needs_decoder and not self.fit_world_model.decoder_every:
             raise UsageError(
                 "The encoder shall learn from reconstruction, but there is no decoder: write "

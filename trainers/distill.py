@@ -28,6 +28,7 @@ from jedi_env.dream import Dream
 from jedi_env.envs.pixels import check_positive
 from jedi_env.errors import UsageError
 from jedi_env.models.denoiser import Denoiser
+from jedi_env.models.encoder import PixelEncoder
 from jedi_env.models.sampler import as_levels
 from jedi_env.models.world_model import WorldModel
 from jedi_env.noise import LaneNoise
@@ -106,12 +107,18 @@ def fit(
 
 
 def one_step(student: WorldModel, state: DreamState, actions: Tensor) -> Tensor:
-    """Return the frames ``(B, C, H, W)`` that one Euler step reaches from the noise that ``state`` would draw next."""
+    """Return the frames ``(B, C, H, W)`` that one Euler step reaches from the noise that ``state`` would draw next.
+
+    Those of a pixel model are not rounded: nothing is learned through that.
+    """
     denoiser: Denoiser = student.denoiser
     sampler = student.config.sampler
     start = sampler.start_std * LaneNoise(state.key, state.count).normal(student.frame_shape)
     given = denoiser.condition(state.model.frames, torch.cat((state.model.actions, actions[:, None]), dim=1))
-    return student.encoder.clamp(denoiser.denoise(start, as_levels(sampler.sigma_max, start), given))
+    estimate = denoiser.denoise(start, as_levels(sampler.sigma_max, start), given)
+    if isinstance(student.encoder, PixelEncoder):
+        return estimate.clamp(-student.bound, student.bound)
+    return student.encoder.clamp(estimate)
 
 
 @dataclass(frozen=True)

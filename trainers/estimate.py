@@ -163,6 +163,7 @@ def _model_updates(
         stages.append(("world-model update, encoder frozen", updates - frozen_after, frozen_after))
     for name, times, already in stages:
         state.world_model_optim.updates = already
+        state.world_model.encoder.requires_grad_(True)  # an earlier stage, on a piece, froze it
         steps = fit_world_model(
             state.world_model,
             state.world_model_optim,

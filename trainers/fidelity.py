@@ -370,11 +370,11 @@ def _live_through(agent: ActorCritic, frames: Tensor) -> Tensor:
 
 def _values(agent: ActorCritic, frames: Tensor) -> Tensor:
     """Return the agent's values ``(B, T - stack + 1)`` along ``frames`` (B, T, C, H, W)."""
-    memory, stack = agent.initial(len(frames), frames.device), agent.config.frame_stack
-    values = []
+    device, stack = next(agent.parameters()).device, agent.config.frame_stack
+    memory, values = agent.initial(len(frames), device), []
     for newest in range(stack, frames.shape[1] + 1):
-        opinion = agent(frames[:, newest - stack : newest].flatten(1, 2), memory)
-        values.append(opinion.value)
+        opinion = agent(frames[:, newest - stack : newest].flatten(1, 2).to(device), memory)
+        values.append(opinion.value.cpu())
         memory = opinion.memory
     return torch.stack(values, dim=1)
 

@@ -43,7 +43,7 @@ class FitWorldModelConfig:
         decoder_every: every so many updates the decoder probe takes one of its own. 0: there is none.
         freeze_encoder_after: updates after which the encoder is frozen for good; 0: never (the paper). A moving latent
             makes the policy's input move, and on a small budget that costs more than it brings.
-        precision_bf16: bfloat16 arithmetic in the networks.
+        precision_bf16: bfloat16 arithmetic in the networks (on CUDA, float16 in the LSTM: cuDNN has no other there).
     """
 
     first_updates: int = 10_000

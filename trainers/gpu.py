@@ -128,8 +128,8 @@ def _take_up(lent: Lent, config: TrainConfig) -> None:
         )
     if not lent.where.exists():
         unpack(packed, lent.where)
-        if (lent.before / RESULTS).exists():
-            replace_file(lent.where / RESULTS, (lent.before / RESULTS).read_bytes())
+    if (lent.before / RESULTS).exists() and not (lent.where / RESULTS).exists():
+        replace_file(lent.where / RESULTS, (lent.before / RESULTS).read_bytes())
     here, there = completed(lent.where)[0], brought.epoch
     if here < there:
         raise UsageError(

@@ -171,21 +171,20 @@ def play_games(
 def event_starts(play: Play, number: int, steps: Sequence[int], rng: np.random.Generator) -> Ints:
     """Return up to ``number`` starts so that an event comes at each of ``steps`` equally often.
 
-    The kinds of event (reward above 0, below 0, end) take turns, those of them that occur.
+    The kinds of event (reward above 0, below 0, end) take turns, those of them that occur. No event comes twice at a
+    step, until all of its kind have been there.
     """
-    kinds = [play.rewards > 0, play.rewards < 0, play.ended]
+    reachable: dict[int, list[npt.NDArray[np.intp]]] = {}
+    for step in steps:
+        kinds = [np.flatnonzero(kind) for kind in (play.rewards > 0, play.rewards < 0, play.ended)]
+        kinds = [rows[rows - (step - 1) >= play.first[rows]] for rows in kinds]
+        reachable[step] = [rng.permutation(rows) for rows in kinds if len(rows)]
     starts: list[int] = []
     for turn in range(number):
-        step = steps[turn % len(steps)]
-        reachable = []
-        for kind in kinds:
-            rows = np.flatnonzero(kind)
-            rows = rows[rows - (step - 1) >= play.first[rows]]
-            if len(rows):
-                reachable.append(rows)
-        if reachable:
-            rows = reachable[turn // len(steps) % len(reachable)]
-            starts.append(int(rng.choice(rows)) - (step - 1))
+        step, again = steps[turn % len(steps)], turn // len(steps)
+        if kinds := reachable[step]:
+            rows = kinds[again % len(kinds)]
+            starts.append(int(rows[again // len(kinds) % len(rows)]) - (step - 1))
     return np.array(starts, dtype=np.int64)
 
 

@@ -68,7 +68,7 @@ class Optim:
         for name, module, config in self._parts:
             trainable = _trainable(module)  # none in a module that was frozen since
             norm = nn.utils.clip_grad_norm_(trainable, config.max_grad_norm) if trainable else loss.new_zeros(())
-            norms[f"grad_norm_{name}"] = norm.detach()
+            norms[f"grad_norm_{name}"] = norm.detach().to(loss.device)  # without any gradient, torch's 0 is the CPU's
         if not torch.isfinite(torch.stack([loss, *norms.values()])).all():
             self._adam.zero_grad(set_to_none=True)
             found = ", ".join(f"{name} {value.item():.3g}" for name, value in {"loss": loss, **norms}.items())

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from jedi_env.errors import UsageError
 from jedi_env.models.world_model import WorldModel
 from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Context, Segment
@@ -71,6 +72,7 @@ def save_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path,
 def _draw(world_model: WorldModel, frames: Tensor) -> Tensor:
     """Return the pixels (uint8 ``(B, n, 64, 64, 3)``) of ``frames`` (B, n, C, H, W)."""
     decoder = world_model.decoder
-    assert decoder is not None  # the trainer always attaches one
+    if decoder is None:
+        raise UsageError("Nothing draws this dream's frames: train it with a decoder (fit_world_model.decoder_every).")
     pixels: Tensor = decoder.decode(frames.flatten(0, 1))
     return pixels.reshape(*frames.shape[:2], *pixels.shape[1:])

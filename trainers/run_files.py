@@ -98,7 +98,7 @@ class Run:
         config: all its settings.
         config_hash: of them.
         method: the label of its group: runs with the same settings.
-        epochs: completed.
+        epochs: begun, the last of which may be under way.
         epochs_planned: in all; None while the first is not over.
         finished: it has its checkpoint.
         last_write: when it logged last.

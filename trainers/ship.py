@@ -128,7 +128,7 @@ def starting_points(run: Path, checkpoint: Checkpoint, size: int) -> Context:
 def play_real_games(checkpoint: Checkpoint, config: ShipConfig) -> dict[str, Any]:
     """Score random play, the native agent and PPO trained in the dream on full real games."""
     game = str(checkpoint.game)
-    actions = RandomPolicy(checkpoint.world_model.num_actions, np.random.default_rng(0))
+    actions = RandomPolicy(checkpoint.world_model.actions, np.random.default_rng(0))
     random = score_policy(game, actions, config.episodes, "real games: random", frame_skip_of(checkpoint))
     native = score_checkpoint(checkpoint, config.episodes, seed=0)
     runs = []

@@ -52,11 +52,13 @@ class Job:
     Attributes:
         game, seed: as in ``train``.
         run_dir: absolute, the same on all machines.
+        config: its settings.
     """
 
     game: str
     seed: int
     run_dir: Path
+    config: TrainConfig
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class _Course:
         job: which.
         attempts: tasks submitted so far.
         failures: in a row, without a completed epoch in between.
+        begun: epochs that were completed when its last task was submitted.
         epoch: completed, when last looked at.
         share: of the run that is done.
         holder: of its lock, when last looked at.
@@ -111,19 +114,17 @@ class _Course:
     job: Job
     attempts: int = 0
     failures: int = 0
+    begun: int = 0
     epoch: int = 0
     share: float = 0.0
     holder: str = ""
 
 
-def sweep(
-    jobs: Sequence[Job], config: TrainConfig, resources: Resources, *, retries: int, address: str | None
-) -> list[Outcome]:
+def sweep(jobs: Sequence[Job], resources: Resources, *, retries: int, address: str | None) -> list[Outcome]:
     """Bring all runs to their end; return how each ended, in the order of ``jobs``.
 
     Args:
         jobs: the runs; their directories have one parent.
-        config: of all of them.
         resources: of each.
         retries: how often a run is taken up again that failed, or was lost, without having completed an epoch since.
         address: of the Ray cluster, ``"auto"`` for the one that this machine belongs to; None: a Ray of this machine.
@@ -136,7 +137,7 @@ def sweep(
     courses = []
     for job in jobs:
         try:
-            if is_finished(job.run_dir, config, job.game, job.seed):
+            if is_finished(job.run_dir, job.config, job.game, job.seed):
                 outcomes[job.run_dir] = Outcome(job, 0)
                 continue
         except JediEnvError as error:
@@ -147,13 +148,13 @@ def sweep(
         with _signed(jobs[0].run_dir.parent) as sign, _connected(address), _bar(len(jobs)) as bar:
             _say_resources(bar, resources)
             bar.update(len(outcomes))
-            for outcome in _outcomes(courses, config, resources, retries, sign, bar):
+            for outcome in _outcomes(courses, resources, retries, sign, bar):
                 outcomes[outcome.job.run_dir] = outcome
     return [outcomes[job.run_dir] for job in jobs]
 
 
 def _outcomes(
-    courses: Sequence[_Course], config: TrainConfig, resources: Resources, retries: int, sign: Path, bar: tqdm[Any]
+    courses: Sequence[_Course], resources: Resources, retries: int, sign: Path, bar: tqdm[Any]
 ) -> Iterator[Outcome]:
     """Yield the outcomes as they come."""
     # A worker lives for one task: what it kept of a GPU goes with it. Ray's own retries would know nothing of epochs.
@@ -161,9 +162,9 @@ def _outcomes(
 
     def submit(course: _Course) -> Any:  # noqa: ANN401 - a reference of Ray's
         course.attempts += 1
-        course.epoch, _ = completed(course.job.run_dir)
+        course.begun, _ = completed(course.job.run_dir)
         options = task.options(name=course.job.run_dir.name, num_cpus=resources.cpus, num_gpus=resources.gpus)
-        return options.remote(course.job, config, resources, sign, sys.argv)
+        return options.remote(course.job, resources, sign, sys.argv)
 
     under_way = {submit(course): course for course in courses}
     try:
@@ -171,15 +172,14 @@ def _outcomes(
             done, _ = ray.wait(list(under_way), num_returns=1, timeout=POLL)
             for reference in done:
                 course = under_way.pop(reference)
-                before = course.epoch
                 ended = _ended(reference)
-                _look(course, config, bar)
+                _look(course, bar)
                 if not ended.error:
                     bar.update(1 - course.share)
                     bar.write(f"{course.job.run_dir.name}: finished", file=sys.stderr)
                     yield Outcome(course.job, course.attempts)
                     continue
-                course.failures = 1 if course.epoch > before else course.failures + 1
+                course.failures = 1 if course.epoch > course.begun else course.failures + 1
                 if ended.final or course.failures > retries:
                     bar.write(f"{course.job.run_dir.name}: FAILED: {ended.error}", file=sys.stderr)
                     yield Outcome(course.job, course.attempts, ended.error)
@@ -189,7 +189,7 @@ def _outcomes(
                 )
                 under_way[submit(course)] = course
             for course in under_way.values():
-                _look(course, config, bar)
+                _look(course, bar)
             working = sum(bool(course.holder) for course in under_way.values())
             bar.set_postfix_str(f"{working} running, {len(under_way) - working} waiting")
     except KeyboardInterrupt as error:
@@ -200,7 +200,7 @@ def _outcomes(
         ) from error
 
 
-def _live(job: Job, config: TrainConfig, resources: Resources, sign: Path, command: list[str]) -> _Ended:
+def _live(job: Job, resources: Resources, sign: Path, command: list[str]) -> _Ended:
     """What a worker does: the run, from wherever it stands."""
     sys.argv = command  # the run's scores say by which command they were made: not Ray's
     try:
@@ -213,7 +213,7 @@ def _live(job: Job, config: TrainConfig, resources: Resources, sign: Path, comma
         log = sign.parent / f"{job.run_dir.name}.log"
         logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # the bars: nobody looks
-            _train_when_free(job, config, resolve_device("cuda" if resources.gpus else "cpu"))
+            _train_when_free(job, resolve_device("cuda" if resources.gpus else "cpu"))
     except UsageError as error:
         return _Ended(str(error), final=True)
     except JediEnvError as error:
@@ -221,7 +221,7 @@ def _live(job: Job, config: TrainConfig, resources: Resources, sign: Path, comma
     return _Ended()
 
 
-def _train_when_free(job: Job, config: TrainConfig, device: torch.device) -> None:
+def _train_when_free(job: Job, device: torch.device) -> None:
     """Train, as soon as whoever works in the run directory has left it.
 
     That is an earlier attempt on a machine that was cut off and lives on, or another sweep. While it gives signs of
@@ -230,7 +230,7 @@ def _train_when_free(job: Job, config: TrainConfig, device: torch.device) -> Non
     holder, since = None, time.monotonic()
     while True:
         try:
-            train(config, job.game, job.seed, job.run_dir, device)
+            train(job.config, job.game, job.seed, job.run_dir, device)
             return
         except RunInUseError:
             now = read_holder(job.run_dir)
@@ -262,7 +262,7 @@ def _ended(reference: Any) -> _Ended:  # noqa: ANN401
         return _Ended(f"Its task was lost ({type(error).__name__}: {told[0] if told else 'no reason given'}).")
 
 
-def _look(course: _Course, config: TrainConfig, bar: tqdm[Any]) -> None:
+def _look(course: _Course, bar: tqdm[Any]) -> None:
     """See how far a run has come, and write a line if that is news."""
     name = course.job.run_dir.name
     holder = read_holder(course.job.run_dir)
@@ -272,7 +272,7 @@ def _look(course: _Course, config: TrainConfig, bar: tqdm[Any]) -> None:
     course.holder = token
     epoch, first_steps = completed(course.job.run_dir)
     if epoch > course.epoch or not course.share:
-        planned = epochs(config, first_steps)
+        planned = epochs(course.job.config, first_steps)
         before, course.epoch, course.share = course.share, epoch, min(1.0, epoch / planned)
         bar.update(course.share - before)
         if int(course.share * _TOLD) > int(before * _TOLD):

@@ -61,8 +61,8 @@ class AtariProtocol:
             raise UsageError(
                 f"frame_skip is {self.frame_skip!r}; write a whole number of at least 1, or a pair (least, most)."
             )
-        if skips[0] == skips[-1]:
-            object.__setattr__(self, "frame_skip", skips[0])
+        least, most = int(skips[0]), int(skips[-1])  # they may be NumPy's
+        object.__setattr__(self, "frame_skip", least if least == most else (least, most))
         for name, least in (("noop_max", 0), ("max_frames", 1), ("size", 1)):
             value = getattr(self, name)
             if not _is_whole(value, least) and not (name == "size" and value is None):

@@ -26,6 +26,7 @@ from jedi_env.envs.check_resets import (
     check_reset_after_end,
 )
 from jedi_env.envs.check_seeds import check_lane_seeds, check_repeats, check_starts
+from jedi_env.envs.pixels import check_seed
 from jedi_env.errors import UsageError, VectorEnvError
 
 
@@ -84,6 +85,7 @@ def check_vector_env(env: VectorEnv[Any, Any, Any], *, seed: int = 0, steps: int
         raise UsageError("The environment is closed: make a new one and check that.")
     if steps < 1:
         raise UsageError(f"steps is {steps}, but it takes at least 1 (1000 is usual) to look for an end.")
+    seed = check_seed(seed) or 0
     player = Player(env, _check_attributes(env), seed)
     notes: list[str] = []
     run = explore(player, seed, steps)

@@ -230,9 +230,10 @@ class Face:
         array, bank = as_array(contexts, "options['contexts']"), len(self.checkpoint.contexts)
         if array.ndim == 0:
             array = np.full(lanes, array)
-        if mask is not None and array.shape == (lanes,):
+        fits = array.shape == (lanes,) and array.dtype.kind in "iu"
+        if fits and mask is not None:
             array = np.where(mask.cpu().numpy(), array, 0)
-        if array.shape != (lanes,) or array.dtype.kind not in "iu" or ((array < 0) | (array >= bank)).any():
+        if not fits or ((array < 0) | (array >= bank)).any():
             raise UsageError(
                 f"options['contexts'] is {contexts!r}; give one index a lane ({lanes}), each from 0 to {bank - 1}."
             )
@@ -258,16 +259,16 @@ class Face:
             pixels = np.broadcast_to(pixels, (lanes, *pixels.shape))
         if taken.ndim == 1 + len(allowed.shape):
             taken = np.broadcast_to(taken, (lanes, *taken.shape))
-        if mask is not None and taken.shape[:1] == (lanes,):
-            taken = np.where(mask.cpu().numpy().reshape(-1, *(1,) * (taken.ndim - 1)), taken, allowed.blank)
         k = pixels.shape[1] if pixels.ndim == 5 else 0
         if pixels.dtype != np.uint8 or pixels.shape != (lanes, k, 64, 64, 3) or k < need:
             raise UsageError(
                 f"options['frames'] is {pixels.dtype} of shape {pixels.shape}; give uint8 (K, 64, 64, 3), or "
                 f"({lanes}, K, 64, 64, 3), with K at least {need}."
             )
-        wrong = taken.dtype.kind not in allowed.kinds or taken.shape != (lanes, k - 1, *allowed.shape)
-        if wrong or not allowed.allow(taken):
+        fits = taken.shape == (lanes, k - 1, *allowed.shape) and (taken.dtype.kind in allowed.kinds or not taken.size)
+        if fits and mask is not None:
+            taken = np.where(mask.cpu().numpy().reshape(-1, *(1,) * (taken.ndim - 1)), taken, allowed.blank)
+        if not fits or not allowed.allow(taken):
             raise UsageError(
                 f"options['actions'] is {taken.dtype} of shape {taken.shape}; give the {k - 1} actions between the "
                 f"frames, each {allowed.range}."

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
@@ -110,9 +110,10 @@ class PixelsVectorEnv(SyncVectorEnv):
         """Play one step in every lane.
 
         Raises:
-            UsageError: before the first reset; or a lane has ended and was not reset in mode DISABLED.
+            UsageError: wrong actions; before the first reset; or a lane has ended and was not reset in mode DISABLED.
         """
         self._check_ready()
+        self._check_actions(actions)
         result = super().step(actions)
         self._ended = result[2] | result[3]
         return result
@@ -129,6 +130,19 @@ class PixelsVectorEnv(SyncVectorEnv):
                 'call reset(options={"reset_mask": terminated | truncated}) first.'
             )
         return self._ended
+
+    def _check_actions(self, actions: Action) -> None:
+        """Refuse actions of a wrong shape, and of those that are counted what there is not; the rest the games say."""
+        one, shape = self.single_action_space, self.action_space.shape
+        if not isinstance(one, Discrete | Box):
+            return
+        given = np.asarray(actions)
+        if given.shape != shape:
+            raise UsageError(f"The actions have the shape {given.shape}: give {shape}, one action a lane.")
+        if isinstance(one, Discrete) and not all(one.contains(action) for action in given):
+            raise UsageError(
+                f"The actions are {given.tolist()}: write whole numbers from {one.start} to {one.start + one.n - 1}."
+            )
 
     def _check_seeds(self, seed: Seeds) -> list[int | None]:
         if seed is None:

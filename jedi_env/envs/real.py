@@ -10,7 +10,10 @@ import os
 from typing import Any, Literal, overload
 
 import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from jedi_env.envs.atari import AtariProtocol, AtariVectorGame, atari_game
@@ -190,7 +193,10 @@ def make_real(
             game_or_env_id, life_loss=life_loss, sticky=sticky, frame_skip=frame_skip, render_mode=render_mode
         )
         try:
-            return EncodedEnv(env, _frames(game_or_env_id, checkpoint, obs_type, frame_stack, device), frame_stack)
+            single = EncodedEnv(env, _frames(game_or_env_id, checkpoint, obs_type, frame_stack, device), frame_stack)
+            if obs_type == "latent":
+                single.action_space = _dreamed(single.action_space, game_or_env_id)
+            return single
         except Exception:
             env.close()
             raise
@@ -204,7 +210,11 @@ def make_real(
         render_mode=render_mode,
     )
     try:
-        return EncodedVectorEnv(lanes, _frames(game_or_env_id, checkpoint, obs_type, frame_stack, device), frame_stack)
+        many = EncodedVectorEnv(lanes, _frames(game_or_env_id, checkpoint, obs_type, frame_stack, device), frame_stack)
+        if obs_type == "latent":
+            many.single_action_space = _dreamed(many.single_action_space, game_or_env_id)
+            many.action_space = batch_space(many.single_action_space, num_envs)
+        return many
     except Exception:
         lanes.close()
         raise
@@ -222,9 +232,10 @@ def _frames(
     from jedi_env.device import resolve_device
 
     place = resolve_device(device)
-    if not isinstance(checkpoint, CheckpointLike):
-        from jedi_env.find import find_checkpoint
+    from jedi_env.checkpoint import Checkpoint
+    from jedi_env.find import find_checkpoint
 
+    if isinstance(checkpoint, Checkpoint) or not isinstance(checkpoint, CheckpointLike):
         checkpoint = find_checkpoint(game, checkpoint, place)
     model = checkpoint.to(place).world_model  # a copy if it is elsewhere: others may share the one that was given
     if frame_stack > model.context_length:
@@ -233,6 +244,13 @@ def _frames(
             f"write a number from 1 to {model.context_length}."
         )
     return latent_frames(model, place)
+
+
+def _dreamed(space: gymnasium.Space[Any], game: str) -> gymnasium.Space[Any]:
+    """Return the dream's action space for a game's: the same, but that a Box is of float32."""
+    from jedi_env.actions import actions_of
+
+    return actions_of(space, game).space if isinstance(space, Box) and space.dtype == np.float64 else space
 
 
 def _make_other(env_id: str, protocol: AtariProtocol, render_mode: str | None) -> gymnasium.Env[Pixels, Action]:

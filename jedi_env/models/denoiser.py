@@ -186,7 +186,9 @@ class Denoiser(nn.Module):
 
     def blank(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fixed input of a prediction in one pass: zeros ``(B, C, H, W)`` at a noise level ``(B,)``."""
-        return torch.zeros_like(like), torch.full((len(like),), self.config.sigma_high, device=like.device)
+        return torch.zeros_like(like), torch.full(
+            (len(like),), self.config.sigma_high, dtype=torch.float32, device=like.device
+        )
 
     def _draw_sigma(self, size: int, generator: torch.Generator, share: Share) -> Tensor:
         cfg = self.config

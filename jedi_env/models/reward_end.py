@@ -107,7 +107,7 @@ class RewardEnd(nn.Module):
 
     def initial(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the memory (hidden, cell), each ``(B, L)``, before anything was seen."""
-        zeros = torch.zeros(batch, self.config.lstm_dim, device=device)
+        zeros = torch.zeros(batch, self.config.lstm_dim, dtype=torch.float32, device=device)
         return zeros, zeros
 
     def forward(

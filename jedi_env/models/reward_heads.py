@@ -147,4 +147,4 @@ class SymlogHead:
         return -(two_hot(rewards.float(), self._bins(rewards)) * logits.log_softmax(dim=-1)).sum(dim=-1)
 
     def _bins(self, like: Tensor) -> Tensor:
-        return symexp(torch.linspace(-SYMLOG_LIMIT, SYMLOG_LIMIT, SYMLOG_BINS, device=like.device))
+        return symexp(torch.linspace(-SYMLOG_LIMIT, SYMLOG_LIMIT, SYMLOG_BINS, dtype=torch.float32, device=like.device))

@@ -85,9 +85,12 @@ def sample(
         level = sigma * (1 + gamma)
         if draw is not None and gamma > 0:
             x = x + draw() * (level**2 - sigma**2) ** 0.5
-        slope = (x - denoise(x, level)) / level
+        estimate = denoise(x, level)
+        if next_sigma == 0:  # the step leads to the estimate: to the bit, so that a frame stays within its bound
+            return estimate
+        slope = (x - estimate) / level
         ahead = x + slope * (next_sigma - level)
-        if order == 2 and next_sigma > 0:
+        if order == 2:
             slope_ahead = (ahead - denoise(ahead, next_sigma)) / next_sigma
             ahead = x + (slope + slope_ahead) / 2 * (next_sigma - level)
         x = ahead
@@ -96,4 +99,4 @@ def sample(
 
 def as_levels(sigma: float, like: Tensor) -> Tensor:
     """Return the noise level as a float32 tensor ``(B,)`` beside ``like`` (B, ...)."""
-    return torch.full((len(like),), sigma, device=like.device)
+    return torch.full((len(like),), sigma, dtype=torch.float32, device=like.device)

@@ -415,8 +415,9 @@ def test_a_drawn_frame_skip_shows_the_last_two_frames_and_adds_up_the_rewards():
 
 
 def test_the_same_least_and_most_is_a_fixed_frame_skip():
-    env, other = make_pixels("Pong", frame_skip=(4, 4)), make_pixels("Pong")
+    env, other = make_pixels("Pong", frame_skip=(4, 4)), make_pixels("Pong", frame_skip=np.int64(4))
     assert env.protocol == other.protocol == AtariProtocol()
+    assert AtariProtocol((np.int64(2), np.int64(6))).frame_skips == (2, 6)
     assert same(play(env, 20, seed=2), play(other, 20, seed=2))
 
 

@@ -166,9 +166,11 @@ def test_dreaming_on_from_real_history(checkpoint):
     mask = np.array([True, False])
     per_lane = np.stack([actions, np.full_like(actions, np.nan)])  # what is said of the other lane is not looked at
     env.reset(options={"frames": np.stack([frames] * 2), "actions": per_lane, "reset_mask": mask})
+    sentence = rf"give the {K} actions between the frames, each from \[-1, 0, -7.5\]"
     for wrong in (actions[:, :2], actions + 1, actions[:-1]):
-        with pytest.raises(UsageError, match=rf"give the {K} actions between the frames, each from \[-1, 0, -7.5\]"):
-            env.reset(options={"frames": frames, "actions": wrong})
+        for chosen in ({}, {"reset_mask": mask}):
+            with pytest.raises(UsageError, match=sentence):
+                env.reset(options={"frames": frames, "actions": wrong, **chosen})
 
 
 def test_a_state_is_restored_exactly_and_not_into_another_dream(checkpoint):

@@ -303,3 +303,9 @@ def test_the_environments_own_spaces_keep_their_generators():
 def test_it_needs_neither_torch_nor_stable_baselines3():
     code = "import sys, jedi_env; jedi_env.check_vector_env; print({'torch', 'stable_baselines3'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_seed_may_be_numpys():
+    assert check_vector_env(Walk(), seed=np.int64(3), steps=5)
+    with pytest.raises(UsageError, match="The seed is -1"):
+        check_vector_env(Walk(), seed=-1)

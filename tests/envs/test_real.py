@@ -17,9 +17,10 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from tiny_dream import tiny_checkpoint
+from tiny_dream import SYMLOG, tiny_checkpoint
 from toy_game import Toy, same
 
+from jedi_env.actions import BoxActions
 from jedi_env.envs.encode import CHUNK, EncodedVectorEnv, latent_frames, pixel_frames
 from jedi_env.envs.real import make_pixels, make_pixels_vec, make_real
 from jedi_env.errors import UsageError
@@ -242,6 +243,15 @@ def test_a_loaded_checkpoint_stays_where_it_is():
     assert env.reset(seed=0)[0] in env.observation_space
 
 
+def test_a_loaded_checkpoint_of_another_game_is_refused_as_its_folder_is(tmp_path):
+    checkpoint = tiny_checkpoint(game="Breakout")
+    checkpoint.save(tmp_path / "dream")
+    for given in (checkpoint, tmp_path / "dream"):
+        for lanes in (None, 2):
+            with pytest.raises(UsageError, match="a dream of Breakout, not of Pong"):
+                make_real("Pong", lanes, given, device="cpu")
+
+
 # Other environments
 
 
@@ -269,6 +279,45 @@ def test_other_ids_have_the_vector_form(mode, toys):
             with pytest.raises(UsageError, match="reset_mask"):
                 ours.step(actions)
             assert same(ours.reset(options={"reset_mask": ended}), theirs.reset(options={"reset_mask": ended}))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wrong"),
+    [
+        ("JEDICatch-v0", {}, np.array([1, 7])),
+        ("JEDICatch-v0", {}, np.array([1])),
+        ("JEDICatch-v0", {}, np.array([1.0, 1.0])),
+        ("Pong", {"frame_skip": (2, 6)}, np.array([1, 70])),
+    ],
+)
+def test_wrong_actions_move_no_lane(name, arguments, wrong):
+    env, twin = (make_pixels_vec(name, 2, **arguments) for _ in range(2))
+    for one in (env, twin):
+        one.reset(seed=0)
+    with pytest.raises(UsageError, match="The actions"):
+        env.step(wrong)
+    assert same(env.step(np.array([1, 1])), twin.step(np.array([1, 1])))
+
+
+def test_the_real_game_has_the_action_space_of_its_dream(toys, monkeypatch):
+    """A Box of float64 becomes one of float32, as in the dream."""
+    made = gymnasium.make
+
+    def make(*arguments, **named):
+        env = made(*arguments, **named)
+        env.action_space = Box(-1, 1, (2,), np.float64)
+        return env
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    checkpoint = tiny_checkpoint(SYMLOG, actions=BoxActions((-1.0, -1.0), (1.0, 1.0)), game="Toy-v0")
+    single = make_real("Toy-v0", checkpoint=checkpoint, device="cpu")
+    many = make_real("Toy-v0", 2, checkpoint=checkpoint, device="cpu")
+    space = checkpoint.world_model.actions.space
+    assert single.action_space == many.single_action_space == space
+    single.reset(seed=0)
+    many.reset(seed=0)
+    single.step(single.action_space.sample())
+    many.step(many.action_space.sample())
 
 
 def test_an_ale_id_outside_the_26_works():

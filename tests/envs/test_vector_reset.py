@@ -130,6 +130,9 @@ class TestResetOptions:
         for mask in (mask_of(True, True, False), mask_of(True, True, True)):
             with pytest.raises(UsageError, match="each from 0 to"):
                 env.reset(options={"reset_mask": mask, **options})
+        if "contexts" in options:
+            with pytest.raises(UsageError, match="one index a lane"):
+                env.reset(options={"reset_mask": mask, "contexts": np.array([True, False, True])})
         shape = {"contexts": [4, 4]} if "contexts" in options else {"frames": HISTORY, "actions": BETWEEN[:-1]}
         with pytest.raises(UsageError, match=r"one index a lane|give the 5 actions"):
             env.reset(options={"reset_mask": mask_of(False, True, False), **shape})

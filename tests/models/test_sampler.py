@@ -68,6 +68,16 @@ def test_one_step_is_the_denoiser_s_guess():
 
 
 @pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_last_step_is_the_estimate_to_the_bit(steps, order):
+    """What rounding adds would lead beyond the bound of the frames."""
+    start = 5 * torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    bound = 3 * start.sign()
+    got = sample(lambda x, sigma: bound, start, karras_sigmas(steps, 0.5, 5.0, 7.0), order)
+    assert torch.equal(got, bound)
+
+
+@pytest.mark.parametrize("order", [1, 2])
 def test_an_ideal_denoiser_of_points_lands_on_a_point(order):
     """The best guess given a finite data set is its softmax-weighted mean; the ODE ends on one of its members."""
     generator = torch.Generator().manual_seed(0)

@@ -37,3 +37,29 @@ def test_an_agent_cannot_see_more_frames_than_a_dream_has(stack):
 @pytest.mark.parametrize("config", [MICRO, *PRESETS.values()])
 def test_a_configuration_survives_json(config):
     assert from_json(TrainConfig, to_json(config), "config") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("collect.epsilon", 2.0, "from 0 to 1"),
+        ("fit_agent.gamma", -0.1, "from 0 to 1"),
+        ("fit_agent.optim.lr", -1.0, "from 1e-12 to 1000"),
+        ("fit_world_model.sampling.event_fraction", 1.5, "from 0 to 1"),
+        ("fit_world_model.sampling.age_weights", (0.0, 0.0), "not all of them 0"),
+        ("fit_world_model.sampling.age_weights", (-1.0, 2.0), "at least 0"),
+        ("world_model.sampler.steps", 0, "from 1 to 1000"),
+        ("world_model.sampler.order", 3, "from 1 to 2"),
+        ("world_model.sampler.rho", 0.0, "from 0.01 to 1000"),
+        ("world_model.sampler.churn", -1.0, "from 0 to 1e[+]06"),
+        ("world_model.switching", 2.0, "from 0 to 1"),
+    ],
+)
+def test_what_would_fail_late_or_mean_something_else_is_refused_at_once(name, value, said):
+    def changed(config, path):
+        if len(path) == 1:
+            return replace(config, **{path[0]: value})
+        return replace(config, **{path[0]: changed(getattr(config, path[0]), path[1:])})
+
+    with pytest.raises(UsageError, match=rf"{name}.*{said}"):
+        changed(MICRO, name.split("."))

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.dream import Dream
 from jedi_env.errors import UsageError
-from tests.tiny_dream import BOX, LATENT, SYMLOG, tiny_checkpoint
+from tests.tiny_dream import BOX, LATENT, PIXEL, SYMLOG, tiny_checkpoint
 from trainers.distill import DistillConfig, distil, one_step
 
 CONFIG = DistillConfig(updates=60, batch=16, teacher_steps=3, horizon=6, lr=3e-3)
@@ -87,3 +87,10 @@ def test_a_dream_whose_actions_are_vectors_can_be_distilled():
     assert not torch.equal(
         next(iter(student.world_model.denoiser.parameters())), next(iter(teacher.world_model.denoiser.parameters()))
     )
+
+
+def test_a_pixel_dream_learns_too_although_its_frames_are_rounded():
+    teacher = tiny_checkpoint(PIXEL)
+    student = distil(teacher, replace(CONFIG, updates=3, teacher_steps=2), torch.device("cpu"))
+    before, after = teacher.world_model.denoiser.state_dict(), student.world_model.denoiser.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)

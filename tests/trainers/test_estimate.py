@@ -11,6 +11,7 @@ import trainers.estimate
 from jedi_env.errors import UsageError
 from tests.trainers.fakes import MICRO, TOY, ToyGame
 from trainers.estimate import Cost, Estimate, estimate
+from trainers.fit_world_model import fit_world_model
 from trainers.log import read
 from trainers.train import train
 
@@ -47,6 +48,19 @@ def test_what_takes_too_long_is_measured_in_pieces(monkeypatch):
     assert (costs["world-model update"].seconds, costs["world-model update"].scaled) == (8.0, 8.0)
     assert (costs["imagined step of 8 dreams"].seconds, costs["imagined step of 8 dreams"].scaled) == (2.0, 2.0)
     assert costs["agent update without them"].seconds == max(0.0, 2 * 15 / 5 - 15 * 2.0)
+
+
+def test_a_piece_leaves_the_encoder_learning_for_the_whole(monkeypatch):
+    learns = []
+
+    def spied(world_model, optim, *arguments):
+        learns.append((optim.updates, all(weight.requires_grad for weight in world_model.encoder.parameters())))
+        return fit_world_model(world_model, optim, *arguments)
+
+    monkeypatch.setattr(trainers.estimate, "fit_world_model", spied)
+    freezing = replace(MICRO, fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=3, batch=16))
+    estimate(freezing, TOY, CPU, quietly)
+    assert learns == [(0, True), (3, True), (0, True), (3, True)]
 
 
 @pytest.mark.parametrize(

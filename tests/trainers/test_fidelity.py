@@ -311,3 +311,11 @@ def test_a_dream_that_one_stands_in_is_refused_before_the_work(jedi, tmp_path, m
     code, out, err = jedi(f"fidelity . {FEW}")
     assert (code, out) == (2, "")
     assert "this process works in it" in err
+
+
+@pytest.mark.gpu
+def test_the_values_of_an_agent_on_the_gpu():
+    """The two sides lie on the CPU, whatever the dream ran on."""
+    checkpoint = tiny_checkpoint(agent=True).to("cuda")
+    report, _ = fidelity(checkpoint, FidelityConfig(2, 4, 300, probes=False))
+    assert report.value_drift[0].drift == 0

@@ -16,7 +16,7 @@ from tests.trainers.fakes import MICRO_BREAKOUT
 from trainers.config import EvaluateConfig
 from trainers.gpu import CURVE, PACK, RESULTS, Lent, train_lent
 from trainers.log import read
-from trainers.pack import MANIFEST, pack, read_manifest
+from trainers.pack import MANIFEST, pack, read_manifest, unpack
 from trainers.presets import GPU, PAPER
 from trainers.state import completed
 from trainers.time_limit import TimeLimit
@@ -148,6 +148,16 @@ def test_what_came_back_is_looked_at_before_anything_is_made(tmp_path, brought, 
     with pytest.raises(JediEnvError, match=message):
         train_lent(lent(tmp_path, **changes), CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["gpu"]
+
+
+def test_a_command_killed_while_it_takes_up_loses_no_history(tmp_path, brought, monkeypatch):
+    """Between unpacking the run and copying what the commands before came to."""
+    shutil.copytree(brought, tmp_path / "gpu")
+    earlier = [{"seconds": 7.0, "epochs": 1}]
+    (tmp_path / "gpu" / RESULTS).write_text(json.dumps({"commands": earlier}))
+    unpack(tmp_path / "gpu" / PACK, tmp_path / "run")
+    trainers.gpu._take_up(lent(tmp_path), CONFIG)
+    assert trainers.gpu._earlier(tmp_path / "run") == earlier
 
 
 def test_epochs_completed_before_something_went_wrong_are_brought_back(tmp_path, monkeypatch):

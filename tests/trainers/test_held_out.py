@@ -82,6 +82,8 @@ def test_events_come_at_the_steps_that_were_asked_for(play):
         assert play.rewards[row] > 0 or play.ended[row]
         kinds.append(bool(play.ended[row]))
     assert 20 <= sum(kinds) <= 40  # the kinds take turns
+    ends = [start + steps[turn % 3] - 1 for turn, start in enumerate(starts) if kinds[turn] and turn % 3 == 0]
+    assert len(set(ends)) == min(len(ends), int(play.ended.sum()))  # none comes twice before all have come once
     quiet = replace(play, rewards=play.rewards * 0, ended=play.ended & False)
     assert len(event_starts(quiet, 10, steps, np.random.default_rng(0))) == 0
 

@@ -269,3 +269,11 @@ def test_a_module_frozen_on_the_way_stays_and_the_others_learn(device):
     assert norms["grad_norm_frozen"] == 0
     assert torch.equal(frozen.weight, before[0])
     assert not torch.equal(free.weight, before[1])
+
+
+def test_a_module_without_gradients_is_no_obstacle_on_another_device():
+    """The meta device stands for a GPU: torch's norm of no gradients is on the CPU, whatever the device."""
+    idle, busy = nn.Linear(2, 2, device="meta"), nn.Linear(2, 2, device="meta")
+    optim = Optim({"idle": (idle, OptimConfig()), "busy": (busy, OptimConfig())})
+    with pytest.raises(RuntimeError, match=r"meta tensors|on meta"):  # not before the numbers are looked at
+        optim.step(busy(torch.zeros(1, 2, device="meta")).sum())

@@ -12,6 +12,7 @@ import torch
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import RunError, UsageError
 from jedi_env.metrics import HUMAN_SCORES
+from tests.tiny_dream import BOX, SYMLOG, tiny_checkpoint
 from tests.trainers.fakes import MICRO
 from trainers.config import EvaluateConfig
 from trainers.evaluate import Score
@@ -133,6 +134,19 @@ def test_what_is_too_large_is_refused_before_anything_is_written(shipped, tmp_pa
         ship(run, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists()
     assert LARGEST == 5_000_000
+
+
+def test_random_play_takes_actions_of_the_dreams_kind(monkeypatch):
+    class Enough(Exception):
+        """What comes after it is not of interest."""
+
+    def scored(game, policy, *_):
+        assert policy.act(np.zeros((2, 64, 64, 3), np.uint8), np.ones(2, bool)).shape == (2, 3)
+        raise Enough
+
+    monkeypatch.setattr("trainers.ship.score_policy", scored)
+    with pytest.raises(Enough):
+        play_real_games(tiny_checkpoint(SYMLOG, actions=BOX, game="Toy-v0"), CONFIG)
 
 
 def test_a_dream_of_no_game_is_refused(tmp_path, monkeypatch):

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import trainers.sweep
 from tests.trainers.killing import outcome
 from tests.trainers.ray_cluster import cluster_of
 from trainers.cli import main
 from trainers.lock import read_holder
 from trainers.log import read
+from trainers.presets import PRESETS
 from trainers.state import completed
 
 ROOT = Path(__file__).parents[2]
@@ -231,3 +234,28 @@ def test_ctrl_c_ends_it_with_a_sentence_and_the_same_command_goes_on(tmp_path):
     assert "1 of 1 runs finished (0 had been before)" in out
     train_alone(tmp_path / "alone", 0)
     assert_same(run, tmp_path / "alone")
+
+
+def test_retries_are_counted_from_the_last_epoch_that_was_completed(tmp_path, monkeypatch):
+    """Ray is played here: two epochs are seen to end, then the task is lost; and in the end without any epoch."""
+    found = {"epoch": 0, "polls": 0}
+
+    def wait(references, **_):
+        found["polls"] += 1
+        if found["polls"] % 3 and found["polls"] < 18:
+            found["epoch"] += 1
+            return [], references
+        return references[:1], []
+
+    task = SimpleNamespace(remote=lambda *_: object())
+    remote = SimpleNamespace(options=lambda **_: task)
+    monkeypatch.setattr(trainers.sweep, "ray", SimpleNamespace(remote=lambda **_: lambda _: remote, wait=wait))
+    monkeypatch.setattr(trainers.sweep, "_ended", lambda _: trainers.sweep._Ended("Its task was lost."))
+    monkeypatch.setattr(trainers.sweep, "completed", lambda _: (found["epoch"], 10))
+    bar = SimpleNamespace(update=lambda _: None, write=lambda *_, **__: None, set_postfix_str=lambda _: None)
+    courses = [trainers.sweep._Course(trainers.sweep.Job("Breakout", 0, tmp_path / "run", PRESETS["tiny"]))]
+    resources = trainers.sweep.Resources()
+    [outcome] = trainers.sweep._outcomes(courses, resources, 3, tmp_path, bar)
+    assert found["epoch"] == 12
+    assert outcome.attempts == 9  # six that brought it on, and three more after the last
+    assert outcome.error == "Its task was lost."

@@ -210,7 +210,7 @@ def _too_much(rows: list[dict[str, Any]], who: str, lanes: int, config: BenchCon
 
 def _free_mb(place: Place) -> float:
     if place.device.startswith("cuda"):
-        return torch.cuda.mem_get_info()[0] / _MIB
+        return torch.cuda.mem_get_info(place.device)[0] / _MIB
     info = Path("/proc/meminfo")
     if not info.exists():
         return float("inf")

@@ -63,7 +63,9 @@ class Place:
     def wait(self) -> None:
         """Wait until the device has done all that it was told."""
         if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
+        elif self.device.startswith("mps"):
+            torch.mps.synchronize()
 
 
 @dataclass(frozen=True)
@@ -293,8 +295,8 @@ class _Product:
 def _forget_peak(place: Place) -> int:
     """Begin to watch the peak of memory; return the bytes that there are already."""
     if place.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return int(torch.cuda.memory_allocated())
+        torch.cuda.reset_peak_memory_stats(place.device)
+        return int(torch.cuda.memory_allocated(place.device))
     if _CLEAR.exists():
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5")
@@ -303,4 +305,4 @@ def _forget_peak(place: Place) -> int:
 
 
 def _peak(place: Place) -> int:
-    return int(torch.cuda.max_memory_allocated()) if place.device.startswith("cuda") else process_memory()
+    return int(torch.cuda.max_memory_allocated(place.device)) if place.device.startswith("cuda") else process_memory()

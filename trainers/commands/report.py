@@ -52,7 +52,7 @@ class Report:
             date=now,
             commit=here["commit"],
             machine=here["machine"],
-            version=here["versions"]["jedi-env"],
+            version=here["versions"].get("jedi-env", "not installed"),
             draw=self.draw,
         )
         page = render(gathered, against, made)

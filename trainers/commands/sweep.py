@@ -12,7 +12,7 @@ import gymnasium as gym
 
 from jedi_env.errors import RunError, UsageError, nearest
 from jedi_env.games import GAMES
-from trainers.commands.common import check_least, resolve_config, run_name
+from trainers.commands.common import LIKE_THEM, check_least, resolve_config, run_name
 
 if TYPE_CHECKING:
     from trainers.sweep import Outcome
@@ -27,8 +27,8 @@ class Sweep:
     Kubernetes, and what is guaranteed: docs/sweep.md.
 
     Attributes:
-        games: names of the 26, or ids of environments of your own; all: the 26. Rewards are learned by their sign; to
-            learn their size, as `jedi-env train --env` does, add ``--world-model.reward-end.symlog``.
+        games: names of the 26, or ids of environments of your own, which are trained as by `jedi-env train --env`; all:
+            the 26.
         seeds: runs of each game, with the seeds 0, 1, 2 ...
         preset: as of `jedi-env train`.
         out: folder of the runs, on storage that all machines see under this path; a run is in <game>-<preset>-<seed>.
@@ -55,14 +55,18 @@ class Sweep:
         self._check_resources()
         games = _named(self.games)
         config = resolve_config(self.preset, rest, "jedi-env sweep")
+        of_any = resolve_config(self.preset, rest, "jedi-env sweep", any_game=True)
         from trainers.sweep import Job, Resources, sweep
 
         out = self.out.resolve()
         # Seed by seed: what is there early on is of every game.
         runs = [(game, seed) for seed in range(self.seeds) for game in games]
-        jobs = [Job(game, seed, out / run_name(game, self.preset, seed)) for game, seed in runs]
+        jobs = [
+            Job(game, seed, out / run_name(game, self.preset, seed), config if game in (*GAMES, *LIKE_THEM) else of_any)
+            for game, seed in runs
+        ]
         resources = Resources(self.cpus, self.gpus)
-        outcomes = sweep(jobs, config, resources, retries=self.retries, address=self.address)
+        outcomes = sweep(jobs, resources, retries=self.retries, address=self.address)
         if self.json:
             print(json.dumps([_told(outcome) for outcome in outcomes], indent=1))
         failed = [outcome for outcome in outcomes if outcome.error]

@@ -14,13 +14,12 @@ from jedi_env.config_json import to_json
 from jedi_env.device import resolve_device
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
-from trainers.commands.common import resolve_config, run_name
+from trainers.commands.common import LIKE_THEM, resolve_config, run_name
 from trainers.config import TrainConfig
 
 if TYPE_CHECKING:
     from trainers.estimate import Estimate
 
-LIKE_THEM = ("JEDICatch-v0", "jedi_env:JEDICatch-v0")  # its rewards are of their size
 _HOURS_A_DAY, _DAYS_A_MONTH = 24, 30.4
 
 
