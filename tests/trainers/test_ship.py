@@ -137,15 +137,15 @@ def test_what_is_too_large_is_refused_before_anything_is_written(shipped, tmp_pa
 
 
 def test_random_play_takes_actions_of_the_dreams_kind(monkeypatch):
-    class Enough(Exception):
+    class EnoughError(Exception):
         """What comes after it is not of interest."""
 
     def scored(game, policy, *_):
         assert policy.act(np.zeros((2, 64, 64, 3), np.uint8), np.ones(2, bool)).shape == (2, 3)
-        raise Enough
+        raise EnoughError
 
     monkeypatch.setattr("trainers.ship.score_policy", scored)
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         play_real_games(tiny_checkpoint(SYMLOG, actions=BOX, game="Toy-v0"), CONFIG)
 
 
