@@ -70,13 +70,10 @@ def gather(folders: Sequence[Path], now: datetime) -> Gathered:
     unique = list({folder.resolve(): folder for folder in folders}.values())
     if not unique:
         raise UsageError("There is nothing to report on: write run directories, such as `jedi-env report runs/*`.")
-    demos = [path for path in unique if (path / "summary.json").is_file() and not (path / "config.json").exists()]
-    warnings = [f"{folder} is a demonstration in a dream that it did not train: left out." for folder in demos]
-    unique = [folder for folder in unique if folder not in demos] or demos
     wrong = {folder: sentence for folder in unique if (sentence := why_no_run(folder)) is not None}
     if len(wrong) == len(unique) or not all(folder.is_dir() for folder in wrong):
         raise UsageError(" ".join(wrong.values()))
-    warnings += [f"{sentence} It is left out." for sentence in wrong.values()]
+    warnings = [f"{sentence} It is left out." for sentence in wrong.values()]
     runs = []
     for folder in unique:
         if folder in wrong:

@@ -61,15 +61,18 @@ def test_a_folder_that_is_no_run_is_named_and_nothing_is_written(jedi, tmp_path)
 
 def test_what_other_commands_left_among_the_runs_is_left_out_with_a_word(jedi, tmp_path):
     write_run(tmp_path / "runs" / "a")
-    (tmp_path / "runs" / "bench").mkdir()
-    (tmp_path / "runs" / "bench" / "bench.json").write_text("{}")
+    for name, file in (("bench", "bench.json"), ("demo", "summary.json")):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / file).write_text("{}")
     tiny_checkpoint().save(tmp_path / "runs" / "diamond-Pong")
-    code, out, _ = jedi("runs/a", "runs/bench", "runs/diamond-Pong")
+    code, out, _ = jedi("runs/a", "runs/bench", "runs/demo", "runs/diamond-Pong")
     assert code == 0
     assert "1 runs" in out
     assert "runs/bench is no run directory" in out
     assert "runs/diamond-Pong is a checkpoint" in out
-    assert out.count("It is left out.") == 2
+    assert "runs/demo is no run directory" in out
+    assert out.count("It is left out.") == 3
+    assert jedi("runs/demo")[0] == 2
 
 
 def test_a_run_that_cannot_even_be_named_is_left_out_and_alone_it_is_a_failure(jedi, tmp_path):
@@ -83,18 +86,6 @@ def test_a_run_that_cannot_even_be_named_is_left_out_and_alone_it_is_a_failure(j
     assert code == 1
     assert "b/config.json is damaged" in err
     assert not (tmp_path / "other.html").exists()
-
-
-def test_a_demonstration_that_trained_no_dream_is_left_out_and_alone_it_is_refused(jedi, tmp_path):
-    write_run(tmp_path / "runs" / "a")
-    (tmp_path / "runs" / "demo").mkdir()
-    (tmp_path / "runs" / "demo" / "summary.json").write_text("{}")
-    gathered = gather([tmp_path / "runs" / "a", tmp_path / "runs" / "demo"], NOW)
-    assert [run.path.name for run in gathered.runs] == ["a"]
-    assert "demo is a demonstration in a dream that it did not train: left out." in gathered.warnings[0]
-    code, _, err = jedi("runs/demo")
-    assert code == 2
-    assert "runs/demo is no run directory" in err
 
 
 # What is written
