@@ -18,7 +18,7 @@ from trainers.config import TrainConfig
 from trainers.presets import PRESETS, for_any_game
 from trainers.run_files import why_no_run
 
-LIKE_THEM = ("JEDICatch-v0", "jedi_env:JEDICatch-v0")  # beside the 26: its rewards are signs, too
+SIGNED = (*GAMES, "JEDICatch-v0", "jedi_env:JEDICatch-v0")  # whose rewards are learned by their sign
 
 
 def resolve_config(preset: str, flags: list[str], program: str, *, any_game: bool = False) -> TrainConfig:

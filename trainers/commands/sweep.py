@@ -12,7 +12,7 @@ import gymnasium as gym
 
 from jedi_env.errors import RunError, UsageError, nearest
 from jedi_env.games import GAMES
-from trainers.commands.common import LIKE_THEM, check_least, resolve_config, run_name
+from trainers.commands.common import SIGNED, check_least, resolve_config, run_name
 
 if TYPE_CHECKING:
     from trainers.sweep import Outcome
@@ -62,7 +62,7 @@ class Sweep:
         # Seed by seed: what is there early on is of every game.
         runs = [(game, seed) for seed in range(self.seeds) for game in games]
         jobs = [
-            Job(game, seed, out / run_name(game, self.preset, seed), config if game in (*GAMES, *LIKE_THEM) else of_any)
+            Job(game, seed, out / run_name(game, self.preset, seed), config if game in SIGNED else of_any)
             for game, seed in runs
         ]
         resources = Resources(self.cpus, self.gpus)

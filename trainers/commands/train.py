@@ -14,7 +14,7 @@ from jedi_env.config_json import to_json
 from jedi_env.device import resolve_device
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
-from trainers.commands.common import LIKE_THEM, resolve_config, run_name
+from trainers.commands.common import SIGNED, resolve_config, run_name
 from trainers.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -85,12 +85,12 @@ class Train:
     def _game(self, settings: list[str]) -> str:
         """Return what is to be played, having seen that it is one thing, and what it is called for."""
         named = [*self.game, *([] if self.env is None else [self.env])]
-        if self.game and len(named) == 1 and named[0] not in (*GAMES, *LIKE_THEM):
-            raise UsageError(
-                f"{named[0]!r} is none of the 26 games.{nearest(named[0], GAMES)} `jedi-env list` shows them. If it is "
-                f"an environment of your own, write `jedi-env train --env {named[0]}`."
-            )
         if len(named) == 1:
+            if self.game and named[0] not in SIGNED:
+                raise UsageError(
+                    f"{named[0]!r} is none of the 26 games.{nearest(named[0], GAMES)} `jedi-env list` shows them. If "
+                    f"it is an environment of your own, write `jedi-env train --env {named[0]}`."
+                )
             return named[0]
         told = f"These are {len(named)} games: {', '.join(named)}." if named else "Which game?"
         if settings:
