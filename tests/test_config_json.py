@@ -15,6 +15,7 @@ from jedi_env.config_json import MAX_DEPTH, from_json, parse, to_json
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.models.decoder import DecoderConfig
 from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
+from jedi_env.models.reward_end import RewardEndConfig
 from jedi_env.models.sampler import SamplerConfig
 from jedi_env.models.world_model import WorldModelConfig
 from trainers.presets import PRESETS
@@ -76,7 +77,8 @@ RANGES = {
         "sigma_max": st.floats(1e-3, 1e6),
         "start_std": st.floats(0, 1e6),
     },
-    WorldModelConfig: {"target_ema": st.floats(0, 0.999)},
+    WorldModelConfig: {"target_ema": st.floats(0, 0.999), "context_length": st.integers(4, 99)},
+    RewardEndConfig: {"frame_stack": st.integers(1, 4)},
 }
 
 

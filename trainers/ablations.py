@@ -65,6 +65,7 @@ VARIANTS = MappingProxyType(
         "no-covariance": replace(_MODEL, covariance_weight=0.0),
         "raw-latents": replace(_MODEL, encoder=replace(_ENCODER, centre=False, standardise=False)),
         "reward-from-next": replace(_MODEL, reward_end=replace(_MODEL.reward_end, sees_next=True)),
+        "reward-from-one-frame": replace(_MODEL, reward_end=replace(_MODEL.reward_end, frame_stack=1)),
         "pixels": _PIXELS,
     }
 )

@@ -80,6 +80,7 @@ TINY = TrainConfig(
             lstm_dim=128,
             sees_next=False,
             shortcut=True,
+            frame_stack=4,
         ),
         covariance_weight=1e-2,
     ),

@@ -20,21 +20,11 @@ from jedi_env.types import Context, ModelState, Prediction, Record, Segment
 
 
 class Judge(Protocol):
-    """The world model's reading of rewards and ends, in its form for whole sequences."""
+    """What the world model's readings of rewards mean."""
 
     @property
     def reward_head(self) -> RewardHead:
         """What the logits of the reward mean."""
-        ...
-
-    def initial(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the memory before anything was seen."""
-        ...
-
-    def __call__(
-        self, frames: Tensor, actions: Tensor, next_frames: Tensor, memory: tuple[Tensor, Tensor]
-    ) -> tuple[RewardEndLogits, tuple[Tensor, Tensor]]:
-        """Return the logits of T transitions, and the memory after them."""
         ...
 
 
@@ -53,6 +43,10 @@ class DreamModel(Protocol):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the frames of ``pixels``."""
+        ...
+
+    def read(self, frames: Tensor, actions: Tensor) -> tuple[RewardEndLogits, tuple[Tensor, Tensor]]:
+        """Return the logits of T transitions between T+1 frames, and the memory of them."""
         ...
 
     def begin(self, context: Context) -> ModelState:
@@ -120,8 +114,8 @@ def side_by_side(model: DreamModel, segment: Segment, seed: int = 0) -> SideBySi
     if horizon < 1:
         raise UsageError(f"The segment has {k - 1 + horizon} transitions: give at least {k}, which dream one step.")
     frames = model.encode(segment.pixels)
-    head, memory = model.reward_end.reward_head, model.reward_end.initial(len(frames), frames.device)
-    read, _ = model.reward_end(frames[:, :-1], segment.actions, frames[:, 1:], memory)
+    head = model.reward_end.reward_head
+    read, _ = model.read(frames, segment.actions)
 
     state = model.begin(Context(frames[:, :k], segment.actions[:, : k - 1]))
     key = lane_keys(range(seed, seed + len(frames)), frames.device)

@@ -37,6 +37,9 @@ class RewardEndConfig:
             rare event must first grow through the LSTM: on Breakout, 600 updates of a small model leave both losses at
                 the base rate;
             with it the reward's falls to a seventh of that and the end's to a fifth.
+        frame_stack: frames that are read together, the newest and those before it (1 in the papers). What moves can
+            then be told by convolutions, and need not be put together by the LSTM: on Breakout, the cross-entropy of
+            held-out rewards falls to half and that of ends to less.
         event_weight: weight of rare classes (a reward, an end) relative to the common ones in the loss; 1 in the
             papers.
         symlog: learn rewards of any size (symlog two-hot), and let dreams pay them. False: signs alone, the papers'.
@@ -52,6 +55,7 @@ class RewardEndConfig:
     # ours
     sees_next: bool = True
     shortcut: bool = False
+    frame_stack: int = 1
     event_weight: float = 1.0
     symlog: bool = False
 
@@ -81,7 +85,7 @@ class RewardEnd(nn.Module):
         self.reward_head: RewardHead = SymlogHead() if config.symlog else SignHead()
         channels, height, width = frame_shape
         self.action_embedding = as_actions(actions).embedding(config.cond_channels)
-        self.conv_in = conv3x3(channels * (2 if config.sees_next else 1), config.channels[0])
+        self.conv_in = conv3x3(channels * (config.frame_stack + config.sees_next), config.channels[0])
         self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
         before = config.channels[0]
         for after, depth, attend, down in zip(
@@ -116,8 +120,8 @@ class RewardEnd(nn.Module):
         """Read T transitions in order; T = 1 is a step, and gives what the whole sequence gives at that place.
 
         Args:
-            frames: ``(B, T, C, H, W)``.
-            actions: ``(B, T)`` or ``(B, T, A)``, taken at ``frames``.
+            frames: ``(B, T, S*C, H, W)``, each with those before it (:func:`stacked`, S = ``frame_stack``).
+            actions: ``(B, T)`` or ``(B, T, A)``, taken at the newest of ``frames``.
             next_frames: ``(B, T, C, H, W)``, what they led to.
             memory: (hidden, cell), each ``(B, L)``.
         """
@@ -158,6 +162,18 @@ class RewardEnd(nn.Module):
             _weighted_mean(head.errors(logits.reward, rewards), sign_weights * mask, share),
             _weighted_mean(end_errors.reshape(mask.shape), end_weights * mask, share),
         )
+
+
+def stacked(frames: Tensor, depth: int) -> Tensor:
+    """Return each of ``frames`` (B, T, C, H, W) with those before it, newest last: ``(B, T, depth*C, H, W)``.
+
+    Before the first one stands the first one, as in every dream's context.
+    """
+    if depth == 1:
+        return frames
+    steps = torch.arange(frames.shape[1], device=frames.device)
+    rows = steps[:, None] + torch.arange(1 - depth, 1, device=frames.device)
+    return frames[:, rows.clamp(min=0)].flatten(2, 3)
 
 
 def _weighted_mean(errors: Tensor, weights: Tensor, share: Share) -> Tensor:

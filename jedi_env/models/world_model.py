@@ -27,7 +27,7 @@ from jedi_env.models.encoder import (
     covariance_penalty,
     make_encoder,
 )
-from jedi_env.models.reward_end import RewardEnd, RewardEndConfig
+from jedi_env.models.reward_end import RewardEnd, RewardEndConfig, RewardEndLogits, stacked
 from jedi_env.models.sampler import SamplerConfig, as_levels, karras_sigmas, sample
 from jedi_env.share import WHOLE, Share
 from jedi_env.types import Context, ModelState, Prediction, Segment
@@ -73,6 +73,12 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.target_ema < 1:
             raise UsageError(f"target_ema is {self.target_ema}: write a number from 0 (no target encoder) to below 1.")
+        stack = self.reward_end.frame_stack
+        if not 1 <= stack <= self.context_length:
+            raise UsageError(
+                f"reward_end.frame_stack is {stack}, but a dream remembers {self.context_length} frames "
+                f"(context_length): write a number from 1 to {self.context_length}."
+            )
 
     @property
     def needs_decoder(self) -> bool:
@@ -175,8 +181,7 @@ class WorldModel(nn.Module):
         """Return the state after living through ``context``."""
         memory = self.reward_end.initial(len(context), context.frames.device)
         if self.context_length > 1:
-            before, after = context.frames[:, :-1], context.frames[:, 1:]
-            _, memory = self.reward_end(before, context.actions, after, memory)
+            _, memory = self.read(context.frames, context.actions)
         return ModelState(context.frames, context.actions, memory[0].float(), memory[1].float())
 
     @torch.no_grad()
@@ -215,9 +220,8 @@ class WorldModel(nn.Module):
         else:
             frame = estimate(*self.denoiser.blank(state.frames[:, -1]))
 
-        logits, memory = self.reward_end(
-            state.frames[:, -1:], actions[:, None], frame[:, None], (state.hidden, state.cell)
-        )
+        newest = state.frames[:, None, -self.config.reward_end.frame_stack :].flatten(2, 3)
+        logits, memory = self.reward_end(newest, actions[:, None], frame[:, None], (state.hidden, state.cell))
         reward_head, end_prob = self.reward_end.reward_head, logits.end[:, 0].softmax(dim=-1)[:, 1]
         # One uniform number for each of the two outcomes.
         reward = reward_head.draw(logits.reward[:, 0], noise.uniform())
@@ -229,6 +233,17 @@ class WorldModel(nn.Module):
             cell=memory[1].float(),
         )
         return next_state, Prediction(reward, terminated, reward_head.class_probs(logits.reward[:, 0]), end_prob)
+
+    def read(self, frames: Tensor, actions: Tensor) -> tuple[RewardEndLogits, tuple[Tensor, Tensor]]:
+        """Return what the reward/termination model says of transitions in a row, and its memory of them.
+
+        Args:
+            frames: ``(B, T+1, C, H, W)``, lived through from the first.
+            actions: ``(B, T)`` or ``(B, T, A)``, between them.
+        """
+        memory = self.reward_end.initial(len(frames), frames.device)
+        before = stacked(frames[:, :-1], self.config.reward_end.frame_stack)
+        return self.reward_end(before, actions, frames[:, 1:], memory)  # type: ignore[no-any-return]  # a Module
 
     def loss(
         self,
@@ -326,8 +341,7 @@ class WorldModel(nn.Module):
 
     def reward_end_loss(self, frames: Tensor, segment: Segment, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
         """Return the two losses of the reward/termination model, its part of :meth:`loss`."""
-        memory = self.reward_end.initial(len(frames), frames.device)
-        logits, _ = self.reward_end(frames[:, :-1], segment.actions, frames[:, 1:], memory)
+        logits, _ = self.read(frames, segment.actions)
         return self.reward_end.loss(logits, segment.rewards, segment.terminated, segment.mask, share)
 
 

@@ -15,14 +15,11 @@ class Rule:
 
     reward_head = SignHead()
 
-    def initial(self, batch, device):
-        return torch.zeros(batch, 1), torch.zeros(batch, 1)
-
-    def __call__(self, frames, actions, next_frames, memory):
+    def __call__(self, frames, next_frames):
         grown = (next_frames - frames)[..., 0, 0, 0]
         reward = torch.stack((torch.zeros_like(grown), SURE * (grown != 2), SURE * (grown == 2)), -1)
         end = torch.stack((SURE * (grown != 3), SURE * (grown == 3)), -1)
-        return RewardEndLogits(reward, end), memory
+        return RewardEndLogits(reward, end)
 
 
 class World:
@@ -37,13 +34,17 @@ class World:
     def encode(self, pixels):
         return pixels[..., :1, :2, 0].float()[..., None, :, :]
 
+    def read(self, frames, actions):
+        none = torch.zeros(len(frames), 1)
+        return self.reward_end(frames[:, :-1], frames[:, 1:]), (none, none)
+
     def begin(self, context):
         none = torch.zeros(len(context), 1)
         return ModelState(context.frames, context.actions, none, none)
 
     def advance(self, state, actions, noise, steps=None):
         frame = state.frames[:, -1] + self.share * actions[:, None, None, None]
-        logits, _ = self.reward_end(state.frames[:, -1:], actions[:, None], frame[:, None], (state.hidden, state.cell))
+        logits = self.reward_end(state.frames[:, -1:], frame[:, None])
         reward, end = logits.reward[:, 0].softmax(-1), logits.end[:, 0].softmax(-1)[:, 1]
         after = ModelState(
             torch.cat((state.frames[:, 1:], frame[:, None]), 1),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jedi_env.models.reward_end import RewardEnd, RewardEndConfig, RewardEndLogits
+from jedi_env.models.reward_end import RewardEnd, RewardEndConfig, RewardEndLogits, stacked
 
 SHAPE, A, B, T = (2, 4, 4), 5, 3, 6
 SMALL = RewardEndConfig(
@@ -113,6 +113,30 @@ def test_without_the_next_frame_its_effect_waits_a_step():
     two = read(model, other[:, :-1], g[1], other[:, 1:])
     assert torch.equal(one.reward[:, :3], two.reward[:, :3])
     assert not torch.isclose(one.reward[:, 3], two.reward[:, 3]).any()
+
+
+def test_a_frame_is_stacked_on_those_before_it_and_the_first_on_itself():
+    frames = randn(B, T, *SHAPE)
+    for depth in (1, 2, 4, T + 1):
+        stack = stacked(frames, depth)
+        assert stack.shape == (B, T, depth * SHAPE[0], *SHAPE[1:])
+        for t in range(T):
+            for back in range(depth):
+                slot = slice((depth - 1 - back) * SHAPE[0], (depth - back) * SHAPE[0])
+                assert torch.equal(stack[:, t, slot], frames[:, max(0, t - back)])
+
+
+@pytest.mark.parametrize("sees_next", [True, False])
+def test_a_stack_is_read_whole(sees_next):
+    """Every frame of it moves the answer at once, without any memory."""
+    model, depth = lively(replace(SMALL, sees_next=sees_next, frame_stack=3)), 3
+    frames, actions, after = randn(B, T, depth * SHAPE[0], *SHAPE[1:]), *play()[1:]
+    before = read(model, frames, actions, after)
+    for slot in range(depth):
+        changed = frames.clone()
+        changed[:, 0, slot * SHAPE[0] : (slot + 1) * SHAPE[0]] += 1
+        moved = read(model, changed, actions, after)
+        assert not torch.isclose(moved.reward[:, 0], before.reward[:, 0]).any()
 
 
 def slow_loss(logits: RewardEndLogits, rewards: Tensor, terminated: Tensor, mask: Tensor, weight: float) -> list[float]:

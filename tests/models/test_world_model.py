@@ -241,15 +241,15 @@ def test_a_loss_depends_on_its_generator_alone():
 
 
 @pytest.mark.parametrize("sees_next", [True, False])
-def test_a_dream_reads_rewards_at_the_place_where_training_did(sees_next):
+@pytest.mark.parametrize("frame_stack", [1, 2, K])
+def test_a_dream_reads_rewards_at_the_place_where_training_did(sees_next, frame_stack):
     """Live through a context, then step: the probabilities are those of the training sequence's last transition."""
-    model = lively(replace(TINY, reward_end=replace(TINY.reward_end, sees_next=sees_next))).eval()
+    reward_end = replace(TINY.reward_end, sees_next=sees_next, frame_stack=frame_stack)
+    model = lively(replace(TINY, reward_end=reward_end)).eval()
     segment = play(K)
     frames = model.encode(segment.pixels).detach()
     state = model.begin(Context(frames[:, :K], segment.actions[:, : K - 1]))
-    logits, _ = model.reward_end(
-        frames[:, :-1], segment.actions, frames[:, 1:], model.reward_end.initial(B, frames.device)
-    )
+    logits, _ = model.read(frames, segment.actions)
     model.encoder.clamp = lambda frame: frames[:, K]  # a perfect denoiser
     after, prediction = model.advance(state, segment.actions[:, -1], noise())
     assert torch.equal(after.frames, frames[:, 1:])

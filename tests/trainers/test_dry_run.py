@@ -137,6 +137,7 @@ def test_of_the_papers_presets(dry_run, preset):
         ("Breakot", "Did you mean 'Breakout'?"),
         ("Breakout --agent.channels 8 8 8", "cannot be built"),
         ("Breakout --preset paper --world-model.target-ema 1", "target_ema is 1.0"),
+        ("Breakout --preset paper --world-model.reward-end.frame-stack 5", "reward_end.frame_stack is 5"),
         ("Breakout --preset diamond --world-model.separate-autoencoder", "--fit-world-model.decoder-every 1"),
         ("Breakout --frame-skip 6 2", "frame_skip is (6, 2)"),
     ],

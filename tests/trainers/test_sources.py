@@ -47,6 +47,7 @@ def test_whatever_is_ours_is_off_or_changes_no_result():
     off = {path for path, source in JEDI.items() if source.source == OURS and source.why.startswith("off")}
     values = flat(PAPER)
     assert {path: values[path] for path in off if values[path] not in (0, 0.0, False)} == {
+        "world_model.reward_end.frame_stack": 1,  # frames
         "world_model.reward_end.event_weight": 1.0,  # a weight
         "world_model.encoder.patch": 1,  # pixels
     }
