@@ -81,6 +81,7 @@ TINY = TrainConfig(
             sees_next=False,
             shortcut=True,
             frame_stack=4,
+            frame_noise=0.3,
         ),
         covariance_weight=1e-2,
     ),

@@ -147,6 +147,7 @@ _OURS = {
     "world_model.denoiser.context_noise": "off",
     "world_model.reward_end.shortcut": "off",
     "world_model.reward_end.frame_stack": "off: 1 is the frame alone, and the LSTM remembers",
+    "world_model.reward_end.frame_noise": "off",
     "world_model.reward_end.event_weight": "off: 1 is the plain cross-entropy",
     "world_model.reward_end.symlog": "off: signs; on for `--env`",
     "world_model.covariance_weight": "off",

@@ -40,6 +40,8 @@ class RewardEndConfig:
         frame_stack: frames that are read together, the newest and those before it (1 in the papers). What moves can
             then be told by convolutions, and need not be put together by the LSTM: on Breakout, the cross-entropy of
             held-out rewards falls to half and that of ends to less.
+        frame_noise: standard deviation of noise on the frames in training; 0 in both papers. What is rare is soon known
+            by heart without it.
         event_weight: weight of rare classes (a reward, an end) relative to the common ones in the loss; 1 in the
             papers.
         symlog: learn rewards of any size (symlog two-hot), and let dreams pay them. False: signs alone, the papers'.
@@ -56,6 +58,7 @@ class RewardEndConfig:
     sees_next: bool = True
     shortcut: bool = False
     frame_stack: int = 1
+    frame_noise: float = 0.0
     event_weight: float = 1.0
     symlog: bool = False
 

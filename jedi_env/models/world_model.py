@@ -272,7 +272,7 @@ class WorldModel(nn.Module):
         if self.config.separate_autoencoder:  # nothing below teaches the encoder
             frames, sequence = frames.detach(), (sequence[0].detach(), sequence[1])
         denoising = self.denoising_loss(frames, segment, generator, share)
-        reward, end = self.reward_end_loss(*sequence, share)
+        reward, end = self.reward_end_loss(*sequence, generator, share)
         covariance = denoising.new_zeros(())
         if self.config.covariance_weight > 0:
             covariance = covariance_penalty(share.gathered(frames.flatten(0, 1)))
@@ -339,8 +339,12 @@ class WorldModel(nn.Module):
         frames: Tensor = encoder(pixels.reshape(-1, *pixels.shape[-3:]), share)
         return frames.reshape(*lead, *self.frame_shape)
 
-    def reward_end_loss(self, frames: Tensor, segment: Segment, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
+    def reward_end_loss(
+        self, frames: Tensor, segment: Segment, generator: torch.Generator, share: Share = WHOLE
+    ) -> tuple[Tensor, Tensor]:
         """Return the two losses of the reward/termination model, its part of :meth:`loss`."""
+        if self.config.reward_end.frame_noise > 0:
+            frames = frames + self.config.reward_end.frame_noise * share.normal(frames.shape, generator)
         logits, _ = self.read(frames, segment.actions)
         return self.reward_end.loss(logits, segment.rewards, segment.terminated, segment.mask, share)
 

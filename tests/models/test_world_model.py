@@ -259,6 +259,20 @@ def test_a_dream_reads_rewards_at_the_place_where_training_did(sees_next, frame_
     torch.testing.assert_close(prediction.termination_prob, expected[1], atol=1e-5, rtol=1e-4)
 
 
+def test_noise_on_the_frames_is_of_the_deviation_asked_for_and_only_in_training():
+    """What the reward model is shown, seen by a spy; the dream is shown the frames as they are."""
+    model = lively(replace(TINY, reward_end=replace(TINY.reward_end, frame_noise=0.5))).eval()
+    segment, shown = play(K), []
+    frames = model.encode(segment.pixels).detach()
+    model.reward_end.register_forward_pre_hook(lambda _, args: shown.append(args[0].detach()))
+    model.reward_end_loss(frames, segment, generator())
+    added = shown.pop() - frames[:, :-1]
+    assert added.std().item() == pytest.approx(0.5, rel=0.1)
+    assert added.mean().item() == pytest.approx(0.0, abs=0.1)
+    model.begin(Context(frames[:, :K], segment.actions[:, : K - 1]))
+    assert torch.equal(shown.pop(), frames[:, : K - 1])
+
+
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("churn", [0.0, 1.0])
 @pytest.mark.parametrize("start_std", [1.0, 3.0])

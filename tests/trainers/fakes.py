@@ -83,6 +83,8 @@ MICRO_MODEL = WorldModelConfig(
         middle_attention=False,
         cond_channels=4,
         lstm_dim=8,
+        frame_stack=2,
+        frame_noise=0.1,
     ),
     context_length=2,
 )

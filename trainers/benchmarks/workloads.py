@@ -96,10 +96,11 @@ class RewardEndUpdate:
         optim = make_optim(model, config)
         length = config.reward_end_length or model.context_length + config.denoising_steps - 1
         segment = _segment(config.batch, length, place)
+        generator = torch.Generator(place.device).manual_seed(0)
 
         def run() -> None:
             with place.autocast():
-                reward, end = model.reward_end_loss(model.encode(segment.pixels), segment)
+                reward, end = model.reward_end_loss(model.encode(segment.pixels), segment, generator)
             optim.step(reward + end)
 
         return Job(run)
