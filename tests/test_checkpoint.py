@@ -68,7 +68,8 @@ def test_saving_twice_writes_the_same_bytes(folder, tmp_path):
 
 
 def test_a_context_of_one_frame_has_no_actions(tmp_path):
-    checkpoint = tiny_checkpoint(replace(LATENT, context_length=1))
+    one_frame = replace(LATENT.reward_end, frame_stack=1)
+    checkpoint = tiny_checkpoint(replace(LATENT, context_length=1, reward_end=one_frame))
     checkpoint.save(tmp_path / "dream")
     assert same(checkpoint, Checkpoint.load(tmp_path / "dream"))
 

@@ -29,6 +29,7 @@ LATENT = WorldModelConfig(
         middle_attention=False,
         cond_channels=4,
         lstm_dim=8,
+        frame_stack=2,
     ),
 )
 # A dream of vectors and rewards of any size.

@@ -45,7 +45,12 @@ _PIXELS = replace(  # a dream step of as many operations as one of tiny's
     encoder=PixelEncoderConfig(),
     denoiser=replace(_MODEL.denoiser, channels=(4, 4, 16, 32), depths=(1,) * 4, attention=(False,) * 4),
     reward_end=replace(
-        _MODEL.reward_end, channels=(4, 8, 16, 32), depths=(1,) * 4, attention=(False,) * 4, down=(True,) * 4
+        _MODEL.reward_end,
+        channels=(4, 8, 16, 32),
+        depths=(1,) * 4,
+        attention=(False,) * 4,
+        down=(True,) * 4,
+        frame_noise=0.0,  # that of latents would hide a ball of one pixel
     ),
     switching=1.0,
     covariance_weight=0.0,

@@ -39,6 +39,8 @@ _LEAST = {
 _SHARE, _ABOVE_0 = (0.0, 1.0), (1e-12, 1e3)
 _BETWEEN = {
     "world_model.switching": _SHARE,
+    "world_model.denoiser.context_noise": (0.0, 1e3),
+    "world_model.reward_end.frame_noise": (0.0, 1e3),
     "world_model.sampler.steps": (1, 1000),
     "world_model.sampler.order": (1, 2),
     "world_model.sampler.rho": (1e-2, 1e3),

@@ -447,7 +447,7 @@ def _is_begun(run_dir: Path, described: dict[str, Any]) -> bool:
         there = _read_json(path)
         if not isinstance(there, dict) or there.keys() != described.keys():
             raise UsageError(f"{run_dir} holds something else than a run: write another --run-dir.")
-        different = sorted(_differences(there, described))
+        different = sorted(_differences({**there, "config": _completed(there["config"])}, described))
         if different:
             raise UsageError(
                 f"{run_dir} holds another run; it differs in {'; '.join(different[:5])}. "
@@ -460,6 +460,14 @@ def _is_begun(run_dir: Path, described: dict[str, Any]) -> bool:
     if run_dir.exists() and any(entry.name not in ours for entry in run_dir.iterdir()):
         raise UsageError(f"{run_dir} is not empty and holds no run (no config.json). Write another --run-dir.")
     return False
+
+
+def _completed(config: JSON) -> JSON:
+    """Return what a run began with and what was not a setting then, at its default; or, if it is none, ``config``."""
+    try:
+        return to_json(from_json(TrainConfig, config, CONFIG))
+    except (CheckpointError, UsageError):
+        return config
 
 
 def _clear_litter(run_dir: Path) -> None:

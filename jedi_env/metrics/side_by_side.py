@@ -19,8 +19,8 @@ from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Context, ModelState, Prediction, Record, Segment
 
 
-class Judge(Protocol):
-    """What the world model's readings of rewards mean."""
+class RewardModel(Protocol):
+    """What says how readings of rewards are meant."""
 
     @property
     def reward_head(self) -> RewardHead:
@@ -37,8 +37,8 @@ class DreamModel(Protocol):
         ...
 
     @property
-    def reward_end(self) -> Judge:
-        """What reads rewards and ends."""
+    def reward_end(self) -> RewardModel:
+        """The part that reads rewards and ends."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -39,9 +39,9 @@ class RewardEndConfig:
             with it the reward's falls to a seventh of that and the end's to a fifth.
         frame_stack: frames that are read together, the newest and those before it (1 in the papers). What moves can
             then be told by convolutions, and need not be put together by the LSTM: on Breakout, the cross-entropy of
-            held-out rewards falls to half and that of ends to less.
-        frame_noise: standard deviation of noise on the frames in training; 0 in both papers. What is rare is soon known
-            by heart without it.
+            held-out rewards falls to half on random play and to two thirds on an agent's.
+        frame_noise: standard deviation of noise on the frames in training, in their own unit (latents lie within 3, and
+            those of ``tiny`` have a deviation of 0.5); 0 in both papers. What is rare is soon known by heart without.
         event_weight: weight of rare classes (a reward, an end) relative to the common ones in the loss; 1 in the
             papers.
         symlog: learn rewards of any size (symlog two-hot), and let dreams pay them. False: signs alone, the papers'.
@@ -172,11 +172,9 @@ def stacked(frames: Tensor, depth: int) -> Tensor:
 
     Before the first one stands the first one, as in every dream's context.
     """
-    if depth == 1:
-        return frames
-    steps = torch.arange(frames.shape[1], device=frames.device)
-    rows = steps[:, None] + torch.arange(1 - depth, 1, device=frames.device)
-    return frames[:, rows.clamp(min=0)].flatten(2, 3)
+    steps = frames.shape[1]
+    padded = torch.cat((frames[:, :1].expand(-1, depth - 1, -1, -1, -1), frames), dim=1)
+    return torch.cat([padded[:, back : back + steps] for back in range(depth)], dim=2)
 
 
 def _weighted_mean(errors: Tensor, weights: Tensor, share: Share) -> Tensor:

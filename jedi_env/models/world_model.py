@@ -73,11 +73,11 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.target_ema < 1:
             raise UsageError(f"target_ema is {self.target_ema}: write a number from 0 (no target encoder) to below 1.")
-        stack = self.reward_end.frame_stack
-        if not 1 <= stack <= self.context_length:
+        stack, most = self.reward_end.frame_stack, max(1, self.context_length)
+        if not 1 <= stack <= most:
             raise UsageError(
                 f"reward_end.frame_stack is {stack}, but a dream remembers {self.context_length} frames "
-                f"(context_length): write a number from 1 to {self.context_length}."
+                f"(context_length): write a number from 1 to {most}."
             )
 
     @property
@@ -179,9 +179,10 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def begin(self, context: Context) -> ModelState:
         """Return the state after living through ``context``."""
-        memory = self.reward_end.initial(len(context), context.frames.device)
         if self.context_length > 1:
             _, memory = self.read(context.frames, context.actions)
+        else:
+            memory = self.reward_end.initial(len(context), context.frames.device)
         return ModelState(context.frames, context.actions, memory[0].float(), memory[1].float())
 
     @torch.no_grad()

@@ -39,9 +39,8 @@ def test_the_dream_is_the_models_own_and_a_lane_does_not_depend_on_its_neighbour
             assert torch.equal(dreamed, state.frames[:, -1])
             assert torch.equal(sides.dreamed_reward[:, step - 1], prediction.reward_probs)
             assert torch.equal(sides.dreamed_end[:, step - 1], prediction.termination_prob)
-            read, memory = model.reward_end(
-                frames[:, t : t + 1], segment.actions[:, t : t + 1], frames[:, t + 1 : t + 2], memory
-            )
+            stack = frames[:, None, t + 1 - config.reward_end.frame_stack : t + 1].flatten(2, 3)
+            read, memory = model.reward_end(stack, segment.actions[:, t : t + 1], frames[:, t + 1 : t + 2], memory)
             torch.testing.assert_close(sides.read_reward[:, step - 1], read.reward[:, 0].softmax(-1))
             torch.testing.assert_close(sides.read_end[:, step - 1], read.end[:, 0].softmax(-1)[:, 1])
     parts = SideBySide.join([side_by_side(model, segment[:1], 7), side_by_side(model, segment[1:], 8)])

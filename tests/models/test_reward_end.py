@@ -126,19 +126,6 @@ def test_a_frame_is_stacked_on_those_before_it_and_the_first_on_itself():
                 assert torch.equal(stack[:, t, slot], frames[:, max(0, t - back)])
 
 
-@pytest.mark.parametrize("sees_next", [True, False])
-def test_a_stack_is_read_whole(sees_next):
-    """Every frame of it moves the answer at once, without any memory."""
-    model, depth = lively(replace(SMALL, sees_next=sees_next, frame_stack=3)), 3
-    frames, actions, after = randn(B, T, depth * SHAPE[0], *SHAPE[1:]), *play()[1:]
-    before = read(model, frames, actions, after)
-    for slot in range(depth):
-        changed = frames.clone()
-        changed[:, 0, slot * SHAPE[0] : (slot + 1) * SHAPE[0]] += 1
-        moved = read(model, changed, actions, after)
-        assert not torch.isclose(moved.reward[:, 0], before.reward[:, 0]).any()
-
-
 def slow_loss(logits: RewardEndLogits, rewards: Tensor, terminated: Tensor, mask: Tensor, weight: float) -> list[float]:
     """The two weighted mean cross-entropies, one transition at a time."""
     totals = [[0.0, 0.0], [0.0, 0.0]]

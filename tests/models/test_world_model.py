@@ -243,20 +243,21 @@ def test_a_loss_depends_on_its_generator_alone():
 @pytest.mark.parametrize("sees_next", [True, False])
 @pytest.mark.parametrize("frame_stack", [1, 2, K])
 def test_a_dream_reads_rewards_at_the_place_where_training_did(sees_next, frame_stack):
-    """Live through a context, then step: the probabilities are those of the training sequence's last transition."""
+    """Live through a context, then step twice: the probabilities are those of the training sequence's transitions."""
     reward_end = replace(TINY.reward_end, sees_next=sees_next, frame_stack=frame_stack)
     model = lively(replace(TINY, reward_end=reward_end)).eval()
-    segment = play(K)
+    segment = play(K + 1)
     frames = model.encode(segment.pixels).detach()
     state = model.begin(Context(frames[:, :K], segment.actions[:, : K - 1]))
     logits, _ = model.read(frames, segment.actions)
-    model.encoder.clamp = lambda frame: frames[:, K]  # a perfect denoiser
-    after, prediction = model.advance(state, segment.actions[:, -1], noise())
-    assert torch.equal(after.frames, frames[:, 1:])
-    assert torch.equal(after.actions, segment.actions[:, 1:])
-    expected = logits.reward[:, -1].softmax(dim=-1), logits.end[:, -1].softmax(dim=-1)[:, 1]
-    torch.testing.assert_close(prediction.reward_probs, expected[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(prediction.termination_prob, expected[1], atol=1e-5, rtol=1e-4)
+    for t in (K - 1, K):
+        model.encoder.clamp = lambda frame: frames[:, t + 1]  # noqa: B023  # a perfect denoiser
+        state, prediction = model.advance(state, segment.actions[:, t], noise())
+        assert torch.equal(state.frames, frames[:, t + 2 - K : t + 2])
+        assert torch.equal(state.actions, segment.actions[:, t + 2 - K : t + 1])
+        expected = logits.reward[:, t].softmax(dim=-1), logits.end[:, t].softmax(dim=-1)[:, 1]
+        torch.testing.assert_close(prediction.reward_probs, expected[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(prediction.termination_prob, expected[1], atol=1e-5, rtol=1e-4)
 
 
 def test_noise_on_the_frames_is_of_the_deviation_asked_for_and_only_in_training():
@@ -264,13 +265,17 @@ def test_noise_on_the_frames_is_of_the_deviation_asked_for_and_only_in_training(
     model = lively(replace(TINY, reward_end=replace(TINY.reward_end, frame_noise=0.5))).eval()
     segment, shown = play(K), []
     frames = model.encode(segment.pixels).detach()
-    model.reward_end.register_forward_pre_hook(lambda _, args: shown.append(args[0].detach()))
+    model.reward_end.register_forward_pre_hook(lambda _, args: shown.append((args[0].detach(), args[2].detach())))
     model.reward_end_loss(frames, segment, generator())
-    added = shown.pop() - frames[:, :-1]
+    before, after = shown.pop()
+    assert torch.equal(before[:, 1:], after[:, :-1])  # a frame has its noise, whichever side it stands on
+    added = before - frames[:, :-1]
     assert added.std().item() == pytest.approx(0.5, rel=0.1)
     assert added.mean().item() == pytest.approx(0.0, abs=0.1)
-    model.begin(Context(frames[:, :K], segment.actions[:, : K - 1]))
-    assert torch.equal(shown.pop(), frames[:, : K - 1])
+    state = model.begin(Context(frames[:, :K], segment.actions[:, : K - 1]))
+    assert torch.equal(shown.pop()[0], frames[:, : K - 1])
+    model.advance(state, segment.actions[:, K - 1], noise())
+    assert torch.equal(shown.pop()[0], frames[:, K - 1 : K])
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -43,6 +43,7 @@ def test_a_configuration_survives_json(config):
     ("name", "value", "said"),
     [
         ("collect.epsilon", 2.0, "from 0 to 1"),
+        ("world_model.reward_end.frame_noise", -0.3, "from 0 to 1000"),
         ("fit_agent.gamma", -0.1, "from 0 to 1"),
         ("fit_agent.optim.lr", -1.0, "from 1e-12 to 1000"),
         ("fit_world_model.sampling.event_fraction", 1.5, "from 0 to 1"),

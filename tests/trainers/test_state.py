@@ -11,6 +11,7 @@ import torch
 
 import jedi_env.folder
 from jedi_env.errors import RunError, UsageError
+from jedi_env.models.decoder import DecoderConfig
 from tests.tiny_dream import tiny_checkpoint
 from tests.trainers.fakes import ACTIONS, MICRO, TOY, random_weights
 from trainers.collect import Progress
@@ -238,6 +239,20 @@ def test_another_run_is_refused_by_the_name_of_what_differs(opened, tmp_path, ch
     with pytest.raises(UsageError, match=named):
         opened(**change)
     assert files(tmp_path / "run") == before
+
+
+def test_a_run_that_began_before_a_setting_was_there_goes_on_with_its_default(opened, tmp_path):
+    without = {"config": replace(MICRO, decoder=replace(MICRO.decoder, blocks=DecoderConfig().blocks))}
+    state = opened(**without)
+    state.save(0, live(state, 1))
+    state.close()
+    path = tmp_path / "run" / "config.json"
+    told = json.loads(path.read_text())
+    del told["config"]["decoder"]["blocks"]
+    path.write_text(json.dumps(told))
+    opened(**without).close()
+    with pytest.raises(UsageError, match=rf"blocks \(there {DecoderConfig().blocks}, asked for 1\)"):
+        opened()
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(opened, tmp_path):
