@@ -38,8 +38,8 @@ class RewardEndConfig:
                 the base rate;
             with it the reward's falls to a seventh of that and the end's to a fifth.
         frame_stack: frames that are read together, the newest and those before it (1 in the papers). What moves can
-            then be told by convolutions, and need not be put together by the LSTM: on Breakout, the cross-entropy of
-            held-out rewards falls to half on random play and to two thirds on an agent's.
+            then be told by convolutions, and need not be put together by the LSTM: on Breakout, of an agent's held-out
+            rewards .79 are read for .71.
         frame_noise: standard deviation of noise on the frames in training, in their own unit (latents lie within 3, and
             those of ``tiny`` have a deviation of 0.5); 0 in both papers. What is rare is soon known by heart without.
         event_weight: weight of rare classes (a reward, an end) relative to the common ones in the loss; 1 in the

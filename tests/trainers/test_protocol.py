@@ -13,7 +13,6 @@ from jedi_env.config_json import to_json
 from jedi_env.envs.atari import AtariProtocol
 from jedi_env.envs.real import make_pixels, make_pixels_vec, make_real
 from jedi_env.errors import CheckpointError
-from jedi_env.models.reward_end import RewardEnd
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
 from tests.trainers.fakes import MICRO, MICRO_MODEL, random_weights
@@ -79,10 +78,10 @@ def test_in_training_a_lost_life_is_an_end_and_the_replay_keeps_the_raw_reward(t
 
 
 def test_only_the_sign_of_a_reward_is_learned():
-    model = random_weights(RewardEnd((2, 4, 4), 3, MICRO_MODEL.reward_end))
-    frames = torch.randn(2, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    actions = torch.zeros(2, 3, dtype=torch.int64)
-    logits, _ = model(frames[:, :-1], actions, frames[:, 1:], model.initial(2, CPU))
+    world_model = random_weights(WorldModel(3, MICRO_MODEL))
+    frames = torch.randn(2, 4, *world_model.frame_shape, generator=torch.Generator().manual_seed(0))
+    logits, _ = world_model.read(frames, torch.zeros(2, 3, dtype=torch.int64))
+    model = world_model.reward_end
     rewards = torch.tensor([[0.0, 50.0, -3.0], [200.0, 0.0, 0.0]])
     ends, mask = torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
     raw, _ = model.loss(logits, rewards, ends, mask)
