@@ -172,6 +172,8 @@ def stacked(frames: Tensor, depth: int) -> Tensor:
 
     Before the first one stands the first one, as in every dream's context.
     """
+    if depth == 1:  # nothing to copy
+        return frames
     steps = frames.shape[1]
     padded = torch.cat((frames[:, :1].expand(-1, depth - 1, -1, -1, -1), frames), dim=1)
     return torch.cat([padded[:, back : back + steps] for back in range(depth)], dim=2)
