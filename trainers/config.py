@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from jedi_env.errors import UsageError
+from jedi_env.config_json import JSON, from_json, to_json
+from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.models.decoder import DecoderConfig
 from jedi_env.models.world_model import WorldModelConfig
 from trainers.agent import ActorCriticConfig
@@ -145,3 +147,20 @@ class TrainConfig:
                 f"agent.frame_stack is {stack}, but a dream remembers {context} frames (world_model.context_length): "
                 f"write a number from 1 to {context}."
             )
+
+
+def with_defaults(config: JSON) -> JSON:
+    """Return the settings of a run, what was no setting when it began at its default; unchanged if they are none."""
+    try:
+        return to_json(from_json(TrainConfig, config, "config.json"))
+    except (CheckpointError, UsageError):
+        return config
+
+
+def differences(there: object, here: object, where: str = "") -> Iterator[tuple[str, object, object]]:
+    """Yield (path, value there, value here) of every leaf in which two JSON values differ, by path."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in sorted({*there, *here}):
+            yield from differences(there.get(key), here.get(key), f"{where}.{key}".lstrip("."))
+    elif there != here:
+        yield where, there, here

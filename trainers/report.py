@@ -16,6 +16,7 @@ from typing import Any
 
 from jedi_env.config_json import KIND, to_json
 from jedi_env.errors import RunError, UsageError
+from trainers.config import differences
 from trainers.presets import PRESETS
 from trainers.run_files import DamagedError, Run, read_run, why_no_run
 
@@ -94,15 +95,6 @@ def gather(folders: Sequence[Path], now: datetime) -> Gathered:
     return Gathered(named, methods, tuple(warnings + _missing_seeds(named)))
 
 
-def differences(there: object, here: object, where: str = "") -> Iterator[tuple[str, object, object]]:
-    """Yield (path, value there, value here) of every leaf in which two JSON values differ."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for key in sorted({*there, *here}):
-            yield from differences(there.get(key), here.get(key), f"{where}.{key}".lstrip("."))
-    elif there != here:
-        yield where, there, here
-
-
 # Groups
 
 
@@ -118,7 +110,6 @@ def _methods(runs: Sequence[Run]) -> tuple[Method, ...]:
 
 
 def _method(config_hash: str, config: Mapping[str, Any]) -> Method:
-    # The files are compared as they are: a run of an older version may have settings that are unknown here.
     found = {name: list(differences(to_json(preset), config)) for name, preset in PRESETS.items()}
     preset = min(found, key=lambda name: len(found[name]))
     changes = tuple((path, json.dumps(there), json.dumps(here)) for path, there, here in found[preset])

@@ -20,6 +20,7 @@ import numpy as np
 from jedi_env.checkpoint_config import FORMAT
 from jedi_env.config_json import from_json
 from jedi_env.errors import CheckpointError
+from trainers.config import with_defaults
 
 if TYPE_CHECKING:
     from trainers.fidelity import FidelityReport
@@ -158,7 +159,7 @@ def read_run(folder: Path) -> Run:
     logged = list(_log(folder, faults))
     finished = (folder / "checkpoint" / "config.json").is_file()
     clock = _clock(logged)
-    config: Mapping[str, Any] = described["config"]
+    config: Any = with_defaults(described["config"])
     records = _scores(folder, faults)
     evaluations = (
         _evaluations_logged(logged, clock, finished) if records is None else _evaluations(records, clock, faults)

@@ -36,7 +36,7 @@ from jedi_env.types import Context
 from trainers import distributed
 from trainers.agent import ActorCritic
 from trainers.collect import Progress
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, differences, with_defaults
 from trainers.fit_world_model import make_optim
 from trainers.frozen_frames import FrozenFrames
 from trainers.lock import HOLDER, LOCK, RunLock, lock_run
@@ -447,7 +447,11 @@ def _is_begun(run_dir: Path, described: dict[str, Any]) -> bool:
         there = _read_json(path)
         if not isinstance(there, dict) or there.keys() != described.keys():
             raise UsageError(f"{run_dir} holds something else than a run: write another --run-dir.")
-        different = sorted(_differences({**there, "config": _completed(there["config"])}, described))
+        there["config"] = with_defaults(there["config"])
+        different = [
+            f"{where} (there {shown(theirs)}, asked for {shown(ours)})"
+            for where, theirs, ours in differences(there, described)
+        ]
         if different:
             raise UsageError(
                 f"{run_dir} holds another run; it differs in {'; '.join(different[:5])}. "
@@ -462,14 +466,6 @@ def _is_begun(run_dir: Path, described: dict[str, Any]) -> bool:
     return False
 
 
-def _completed(config: JSON) -> JSON:
-    """Return what a run began with and what was not a setting then, at its default; or, if it is none, ``config``."""
-    try:
-        return to_json(from_json(TrainConfig, config, CONFIG))
-    except (CheckpointError, UsageError):
-        return config
-
-
 def _clear_litter(run_dir: Path) -> None:
     """Delete what killed writers left; nobody else is at work."""
     for litter in (*run_dir.glob(".*.new"), *(run_dir / "state").glob(".epoch-*")):
@@ -477,10 +473,3 @@ def _clear_litter(run_dir: Path) -> None:
             shutil.rmtree(litter)
         else:
             litter.unlink()
-
-
-def _differences(there: object, here: object, where: str = "") -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = there.keys() | here.keys()
-        return [d for key in keys for d in _differences(there.get(key), here.get(key), f"{where}.{key}".lstrip("."))]
-    return [] if there == here else [f"{where} (there {shown(there)}, asked for {shown(here)})"]

@@ -53,6 +53,15 @@ def test_other_settings_are_another_method_even_where_the_label_would_be_the_sam
     assert ("bank", "256", "2") in {*first.changes, *second.changes}
 
 
+def test_a_run_that_began_before_a_setting_was_there_had_its_default(tmp_path):
+    write_run(tmp_path / "a", config=PAPER)
+    write_run(tmp_path / "old", config=PAPER, seed=1)
+    described = json.loads((tmp_path / "old" / "config.json").read_text())
+    del described["config"]["world_model"]["reward_end"]["frame_stack"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(described))
+    assert [method.label for method in gather([tmp_path / "a", tmp_path / "old"], NOW).methods] == ["JEDI (paper)"]
+
+
 def test_the_same_run_twice_counts_once(tmp_path):
     write_run(tmp_path / "old", scores=[(1.0,)], finished=False)
     write_run(tmp_path / "new", scores=[(1.0,), (2.0,)])

@@ -18,7 +18,7 @@ from jedi_env.metrics import Interval
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 16, 34
 ROW = 24  # height of a row of a forest
-LABEL, LETTERS = 130, 19  # width of its labels, and how many letters fit in bold
+LABEL, LETTERS = 140, 19  # width of its labels, and how many letters fit in bold
 VALUE = 52  # width of its numbers
 COLOURS = 8
 
