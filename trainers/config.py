@@ -149,6 +149,17 @@ class TrainConfig:
             )
 
 
+def epochs(config: TrainConfig, first_steps: int) -> int:
+    """Return the number of epochs: the first, those that the remaining real steps take, and the final ones.
+
+    Args:
+        config: of the run.
+        first_steps: real steps of the first collection; 0: not known yet.
+    """
+    left = config.collect.total_steps - first_steps if first_steps else 0
+    return 1 + max(0, -(-left // config.collect.steps)) + config.final_epochs
+
+
 def with_defaults(config: JSON) -> JSON:
     """Return the settings of a run, what was no setting when it began at its default; unchanged if they are none."""
     try:

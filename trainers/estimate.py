@@ -21,14 +21,14 @@ from jedi_env.actions import actions_of, blanks
 from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
 from trainers.collect import Collector
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, epochs
 from trainers.fit_agent import fit_agent
 from trainers.fit_world_model import fit_world_model
 from trainers.policy import AgentPolicy, RandomPolicy
 from trainers.provenance import machine
 from trainers.randomness import Purpose, numpy_rng, torch_rng
 from trainers.state import TrainState, open_run
-from trainers.train import draw_contexts, epochs
+from trainers.train import draw_contexts
 
 _PLAY = 64  # real steps to learn from
 # What is measured instead where a whole update takes too long: on a CPU its time grows with batch and horizon.

@@ -29,7 +29,7 @@ from jedi_env.folder import replace_file
 from jedi_env.metrics import HUMAN_SCORES, RANDOM_SCORES, published_scores
 from trainers.cli import exit_codes
 from trainers.commands.common import resolve_config, run_name
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, epochs
 from trainers.evaluate import EVALUATION_SEED, Score, play, protocol_of
 from trainers.log import progress, read
 from trainers.pack import Run, opened, pack, read_manifest, unpack
@@ -39,7 +39,7 @@ from trainers.provenance import provenance
 from trainers.randomness import Purpose, torch_rng
 from trainers.state import TrainState, completed
 from trainers.time_limit import TimeLimit
-from trainers.train import epochs, train
+from trainers.train import train
 
 logger = logging.getLogger(__name__)
 

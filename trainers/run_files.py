@@ -301,7 +301,7 @@ def _epochs_done(logged: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _epochs_planned(config: Mapping[str, Any], logged: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return what :func:`trainers.train.epochs` says, from the files alone."""
+    """Return what :func:`trainers.config.epochs` says, from the files alone."""
     first = next((_number(record, "real_steps") for record in logged if record["phase"] == "collect"), None)
     collect = config.get("collect")
     if first is None or not isinstance(collect, Mapping):

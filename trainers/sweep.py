@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from jedi_env.device import resolve_device
 from jedi_env.errors import JediEnvError, UsageError
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, epochs
 from trainers.lock import RunInUseError, read_holder
 from trainers.state import completed, is_finished
-from trainers.train import epochs, train
+from trainers.train import train
 
 try:
     import ray

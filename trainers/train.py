@@ -32,7 +32,7 @@ from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
 from trainers import distributed
 from trainers.collect import Collector
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, epochs
 from trainers.evaluate import protocol_of, score_policy
 from trainers.fit_agent import fit_agent
 from trainers.fit_world_model import fit_world_model, latent_health
@@ -107,17 +107,6 @@ def train(
             publish(config, state, env, device).save(checkpoint)
         distributed.numbers_of_first(state.epoch)  # the others leave when it is there
     return checkpoint
-
-
-def epochs(config: TrainConfig, first_steps: int) -> int:
-    """Return the number of epochs: the first, those that the remaining real steps take, and the final ones.
-
-    Args:
-        config: of the run.
-        first_steps: real steps of the first collection; 0: not known yet.
-    """
-    left = config.collect.total_steps - first_steps if first_steps else 0
-    return 1 + max(0, -(-left // config.collect.steps)) + config.final_epochs
 
 
 def _another(limit: TimeLimit | None) -> bool:

@@ -16,7 +16,7 @@ from jedi_env.models.world_model import WorldModel
 from tests.trainers.fakes import TOY
 from trainers.agent import ActorCritic
 from trainers.cli import main
-from trainers.config import EvaluateConfig
+from trainers.config import EvaluateConfig, epochs
 from trainers.fit_world_model import make_optim
 from trainers.log import read
 from trainers.optim import Optim
@@ -24,7 +24,6 @@ from trainers.presets import DIAMOND, PAPER, PRESETS, STOCHASTIC, TINY
 from trainers.provenance import config_hash
 from trainers.sources import flat
 from trainers.state import open_run
-from trainers.train import epochs
 
 ALL_ACTIONS = 18
 

@@ -12,13 +12,13 @@ from jedi_env.errors import RunError, UsageError
 from jedi_env.metrics import Interval
 from jedi_env.metrics.dreams import FrameErrors
 from tests.trainers.reports import MADE, NOW, Page, page_of, write_run
+from trainers.config import epochs
 from trainers.fidelity import FidelityReport, Returns, Watch
 from trainers.presets import DIAMOND, PAPER, PRESETS, TINY
 from trainers.provenance import config_hash
 from trainers.report import gather
 from trainers.report_page import render
 from trainers.report_tables import AGAINST
-from trainers.train import epochs
 
 # Groups
 
