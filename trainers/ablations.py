@@ -32,7 +32,7 @@ from trainers.cli import exit_codes
 from trainers.config import TrainConfig
 from trainers.demo import THREADS
 from trainers.fidelity import FidelityConfig, fidelity
-from trainers.presets import DEMO, TINY, decaying
+from trainers.presets import DEMO, TINY
 from trainers.quality import CATCH, GAME
 from trainers.train import train
 
@@ -76,9 +76,9 @@ VARIANTS = MappingProxyType(
 )
 ON_PIXELS = ActorCriticConfig(channels=(8, 16, 32, 32), down=(True,) * 4, lstm_dim=0, frame_stack=4)
 
-SHORT_CATCH = decaying(replace(CATCH, collect=replace(CATCH.collect, total_steps=14_000)))
-OFFLINE_BREAKOUT = decaying(
-    replace(DEMO, fit_world_model=replace(DEMO.fit_world_model, first_updates=1_500, freeze_encoder_after=750))
+SHORT_CATCH = replace(CATCH, collect=replace(CATCH.collect, total_steps=14_000))
+OFFLINE_BREAKOUT = replace(
+    DEMO, fit_world_model=replace(DEMO.fit_world_model, first_updates=1_500, freeze_encoder_after=750)
 )
 RESAMPLES = 10_000
 _REPORT = "fidelity.json"

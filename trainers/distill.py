@@ -93,7 +93,8 @@ def fit(
     """Update the student's denoiser ``config.updates`` times, yielding the loss of each."""
     device = checkpoint.contexts.frames.device
     rng = np.random.default_rng(config.seed)
-    optim = Optim({"denoiser": (student.denoiser, OptimConfig(config.lr, weight_decay=0.0, decay=config.updates))})
+    settings = OptimConfig(config.lr, weight_decay=0.0, lr_decay=True)
+    optim = Optim({"denoiser": (student.denoiser, settings)}, config.updates)
     dream = Dream(teacher, checkpoint.contexts, horizon=config.horizon, sampler_steps=config.teacher_steps)
     dream.reset(range(config.seed, config.seed + config.batch))
     for _ in range(config.updates):

@@ -28,8 +28,8 @@ class OptimConfig:
         weight_decay: on the weights of linear, convolution and LSTM layers; never on biases, norms or embeddings.
         max_grad_norm: the module's gradient is scaled down to this norm.
         warmup: updates over which the learning rate rises linearly from 0.
-        decay: updates over which it falls along half a cosine to a twentieth, and stays there. 0: it never falls (the
-            papers). A small model on a small budget ends a tenth to a quarter more exact with it.
+        lr_decay: the learning rate falls along half a cosine to a twentieth by the end of the run (the papers: it never
+            falls). A small model on a small budget ends a tenth to a quarter more exact with it.
     """
 
     lr: float = 1e-4
@@ -37,7 +37,7 @@ class OptimConfig:
     max_grad_norm: float = 1.0
     warmup: int = 100
     # ours
-    decay: int = 0
+    lr_decay: bool = False
 
 
 class Optim:
@@ -45,9 +45,11 @@ class Optim:
 
     Args:
         modules: name -> (module, settings). A module without trainable parameters is passed over.
+        planned: updates of the whole run, over which learning rates fall; 0: not known yet, and none falls.
     """
 
-    def __init__(self, modules: Mapping[str, tuple[nn.Module, OptimConfig]]) -> None:
+    def __init__(self, modules: Mapping[str, tuple[nn.Module, OptimConfig]], planned: int = 0) -> None:
+        self.planned = planned
         self._parts = [(name, module, config) for name, (module, config) in modules.items() if _trainable(module)]
         groups = [group for part in self._parts for group in _groups(*part)]
         self._adam = torch.optim.AdamW(groups, eps=1e-8, fused=True)
@@ -77,7 +79,7 @@ class Optim:
                 "and gradient norms for when it began, and begin another run with a lower learning rate."
             )
         for group in self._adam.param_groups:
-            group["lr"] = group["base_lr"] * _rate(self.updates, group["warmup"], group["decay"])
+            group["lr"] = group["base_lr"] * _rate(self.updates, group["warmup"], group["lr_decay"] * self.planned)
         self._adam.step()
         self.updates += 1
         return norms
@@ -108,7 +110,7 @@ class Optim:
 
 
 def _rate(updates: int, warmup: int, decay: int) -> float:
-    """Return the share of the learning rate that the update after ``updates`` others takes."""
+    """Return the share of the learning rate that the update after ``updates`` others takes; it falls over ``decay``."""
     risen = min(1.0, (updates + 1) / max(1, warmup))
     fallen = min(1.0, updates / decay) if decay else 0.0
     return risen * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * fallen)) / 2)
@@ -126,7 +128,7 @@ def _groups(name: str, module: nn.Module, config: OptimConfig) -> list[dict[str,
             if parameter.requires_grad:
                 decays = isinstance(layer, _DECAYED) and not key.startswith("bias")
                 (decayed if decays else plain).append(parameter)
-    common = {"lr": config.lr, "base_lr": config.lr, "warmup": config.warmup, "decay": config.decay, "name": name}
+    common = {"lr": config.lr, "base_lr": config.lr, "warmup": config.warmup, "lr_decay": config.lr_decay, "name": name}
     return [
         {"params": params, "weight_decay": decay, **common}
         for params, decay in ((decayed, config.weight_decay), (plain, 0.0))

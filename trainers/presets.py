@@ -15,7 +15,7 @@ from jedi_env.models.reward_end import RewardEndConfig
 from jedi_env.models.sampler import SamplerConfig
 from jedi_env.models.world_model import WorldModelConfig
 from trainers.agent import ActorCriticConfig
-from trainers.config import CollectConfig, EvaluateConfig, TrainConfig, epochs
+from trainers.config import CollectConfig, EvaluateConfig, TrainConfig
 from trainers.fit_agent import FitAgentConfig
 from trainers.fit_world_model import FitWorldModelConfig
 from trainers.optim import OptimConfig
@@ -26,22 +26,6 @@ def for_any_game(config: TrainConfig) -> TrainConfig:
     """Return the settings for a game whose rewards are not the signs that the papers make of Atari's."""
     world_model = config.world_model
     return replace(config, world_model=replace(world_model, reward_end=replace(world_model.reward_end, symlog=True)))
-
-
-def decaying(config: TrainConfig) -> TrainConfig:
-    """Return ``config`` with learning rates that have fallen when its run ends."""
-    world_model, agent = config.fit_world_model, config.fit_agent
-    later = epochs(config, config.collect.first_steps) - 1
-    denoiser, reward_end = (
-        replace(optim, decay=world_model.first_updates + later * world_model.updates)
-        for optim in (world_model.denoiser, world_model.reward_end)
-    )
-    actor_critic = replace(agent.optim, decay=agent.first_updates + later * agent.updates)
-    return replace(
-        config,
-        fit_world_model=replace(world_model, denoiser=denoiser, reward_end=reward_end),
-        fit_agent=replace(agent, optim=actor_critic),
-    )
 
 
 PAPER = TrainConfig(fit_agent=FitAgentConfig(contexts=8_192))
@@ -58,82 +42,76 @@ DIAMOND = TrainConfig(
     fit_agent=FitAgentConfig(contexts=8_192),
 )
 
-TINY = decaying(
-    TrainConfig(
-        world_model=WorldModelConfig(
-            encoder=LatentEncoderConfig(
-                channels=(32, 48, 16),
-                down=(True, False, False),
-                patch=4,
-                lossless_pool=True,
-                clamp_estimate=False,
-                centre=True,
-                standardise=True,
-                scale=0.5,
-            ),
-            denoiser=DenoiserConfig(
-                channels=(48,),
-                middle_attention=False,
-                cond_channels=128,
-                mean_log_sigma=1.5,  # at DIAMOND's -0.4 most noise levels still show what is to be foreseen
-                std_log_sigma=1.0,
-                offset_noise=0.0,
-                context_noise=0.3,
-            ),
-            sampler=SamplerConfig(steps=1, sigma_min=0.5, sigma_max=5.0, start_std=5.0),
-            reward_end=RewardEndConfig(
-                channels=(32, 32),
-                depths=(1, 1),
-                attention=(False, False),
-                down=(False, True),
-                middle_attention=False,
-                cond_channels=64,
-                lstm_dim=128,
-                sees_next=False,
-                shortcut=True,
-                frame_stack=4,
-                frame_noise=0.3,
-            ),
-            covariance_weight=1e-2,
+TINY = TrainConfig(
+    world_model=WorldModelConfig(
+        encoder=LatentEncoderConfig(
+            channels=(32, 48, 16),
+            down=(True, False, False),
+            patch=4,
+            lossless_pool=True,
+            clamp_estimate=False,
+            centre=True,
+            standardise=True,
+            scale=0.5,
         ),
-        agent=ActorCriticConfig(channels=(32, 32), down=(False, True), lstm_dim=0, frame_stack=4),
-        collect=CollectConfig(
-            total_steps=80_000, first_steps=20_000, first_steps_limit=20_000, steps=5_000, epsilon=0.02
+        denoiser=DenoiserConfig(
+            channels=(48,),
+            middle_attention=False,
+            cond_channels=128,
+            mean_log_sigma=1.5,  # at DIAMOND's -0.4 most noise levels still show what is to be foreseen
+            std_log_sigma=1.0,
+            offset_noise=0.0,
+            context_noise=0.3,
         ),
-        fit_world_model=FitWorldModelConfig(
-            first_updates=6_000,
-            updates=400,
-            batch=32,
-            denoising_steps=4,
-            reward_end_length=0,
-            denoiser=OptimConfig(lr=8e-4),
-            reward_end=OptimConfig(lr=8e-4),
-            sampling=Sampling(age_weights=(), event_fraction=0.3),
-            freeze_encoder_after=2_500,
-            precision_bf16=True,
+        sampler=SamplerConfig(steps=1, sigma_min=0.5, sigma_max=5.0, start_std=5.0),
+        reward_end=RewardEndConfig(
+            channels=(32, 32),
+            depths=(1, 1),
+            attention=(False, False),
+            down=(False, True),
+            middle_attention=False,
+            cond_channels=64,
+            lstm_dim=128,
+            sees_next=False,
+            shortcut=True,
+            frame_stack=4,
+            frame_noise=0.3,
         ),
-        fit_agent=FitAgentConfig(
-            first_updates=300,
-            updates=200,
-            batch=32,
-            optim=OptimConfig(lr=4e-4, weight_decay=0.0),
-            normalise_advantages=True,
-            entropy_weight=0.01,
-        ),
-        evaluate=EvaluateConfig(every=3, episodes=16, final_episodes=40),
-        final_epochs=0,
-        bank=256,
-    )
+        covariance_weight=1e-2,
+    ),
+    agent=ActorCriticConfig(channels=(32, 32), down=(False, True), lstm_dim=0, frame_stack=4),
+    collect=CollectConfig(total_steps=80_000, first_steps=20_000, first_steps_limit=20_000, steps=5_000, epsilon=0.02),
+    fit_world_model=FitWorldModelConfig(
+        first_updates=6_000,
+        updates=400,
+        batch=32,
+        denoising_steps=4,
+        reward_end_length=0,
+        denoiser=OptimConfig(lr=8e-4, lr_decay=True),
+        reward_end=OptimConfig(lr=8e-4, lr_decay=True),
+        sampling=Sampling(age_weights=(), event_fraction=0.3),
+        freeze_encoder_after=2_500,
+        precision_bf16=True,
+    ),
+    fit_agent=FitAgentConfig(
+        first_updates=300,
+        updates=200,
+        batch=32,
+        optim=OptimConfig(lr=4e-4, weight_decay=0.0),
+        normalise_advantages=True,
+        entropy_weight=0.01,
+    ),
+    evaluate=EvaluateConfig(every=3, episodes=16, final_episodes=40),
+    final_epochs=0,
+    bank=256,
 )
 
-DEMO = decaying(
-    replace(
-        TINY,
-        collect=replace(TINY.collect, total_steps=25_000, first_steps=25_000, first_steps_limit=25_000),
-        fit_world_model=replace(TINY.fit_world_model, first_updates=2_400, freeze_encoder_after=1_200),
-        fit_agent=replace(TINY.fit_agent, first_updates=0),
-        evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
-    )
+DEMO = replace(
+    TINY,
+    collect=replace(TINY.collect, total_steps=25_000, first_steps=25_000, first_steps_limit=25_000),
+    fit_world_model=replace(TINY.fit_world_model, first_updates=2_400, freeze_encoder_after=1_200),
+    fit_agent=replace(TINY.fit_agent, first_updates=0),
+    evaluate=EvaluateConfig(every=0, episodes=0, final_episodes=0),
 )
 
 # JEDI's stochastic Atari: the frame skip is drawn anew at every step, and the sampler adds noise back.

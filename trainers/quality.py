@@ -26,7 +26,7 @@ from trainers.cli import exit_codes
 from trainers.config import TrainConfig
 from trainers.demo import LANES, THREADS
 from trainers.log import progress
-from trainers.presets import TINY, decaying
+from trainers.presets import TINY
 from trainers.provenance import provenance
 from trainers.sb3 import learn, make_algorithm, score_on_reality
 from trainers.train import train
@@ -35,14 +35,12 @@ GAME = "JEDICatch-v0"
 NATIVE_BAR, PPO_BAR = 10.0, 5.0  # mean catches of 20; random play: 0.34
 EPISODES = 40
 
-CATCH = decaying(
-    replace(
-        TINY,
-        collect=replace(TINY.collect, total_steps=18_000, first_steps=8_000, first_steps_limit=8_000, steps=2_000),
-        fit_world_model=replace(TINY.fit_world_model, first_updates=800, updates=150, freeze_encoder_after=500),
-        fit_agent=replace(TINY.fit_agent, first_updates=100, updates=100),
-        evaluate=replace(TINY.evaluate, every=2, final_episodes=EPISODES),
-    )
+CATCH = replace(
+    TINY,
+    collect=replace(TINY.collect, total_steps=18_000, first_steps=8_000, first_steps_limit=8_000, steps=2_000),
+    fit_world_model=replace(TINY.fit_world_model, first_updates=800, updates=150, freeze_encoder_after=500),
+    fit_agent=replace(TINY.fit_agent, first_updates=100, updates=100),
+    evaluate=replace(TINY.evaluate, every=2, final_episodes=EPISODES),
 )
 
 

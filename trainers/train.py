@@ -34,8 +34,8 @@ from trainers import distributed
 from trainers.collect import Collector
 from trainers.config import TrainConfig, epochs
 from trainers.evaluate import protocol_of, score_policy
-from trainers.fit_agent import fit_agent
-from trainers.fit_world_model import fit_world_model, latent_health
+from trainers.fit_agent import FitAgentConfig, fit_agent
+from trainers.fit_world_model import FitWorldModelConfig, fit_world_model, latent_health
 from trainers.health import health, warn
 from trainers.log import Log, averages, progress
 from trainers.policy import AgentPolicy, Policy, RandomPolicy
@@ -162,6 +162,7 @@ def fit_models(config: TrainConfig, state: TrainState, collector: Collector, dev
         if state.decoder is not None:
             state.decoder.set_mean_image(pixels[:, 0].to(device))
     updates = settings.updates if state.epoch else settings.first_updates
+    state.world_model_optim.planned = _planned(settings, config, state)
     steps = fit_world_model(
         state.world_model,
         state.world_model_optim,
@@ -187,6 +188,7 @@ def imagine(config: TrainConfig, state: TrainState, collector: Collector, device
         return {}
     dtype = torch.bfloat16 if config.fit_world_model.precision_bf16 else torch.float32
     generator = torch_rng(state.seed, state.epoch, Purpose.AGENT, device)
+    state.agent_optim.planned = _planned(settings, config, state)
     with enough_memory("fit_agent.batch or fit_agent.contexts"):
         contexts = draw_contexts(config, state, settings.contexts, device)
         dream = Dream(state.world_model, contexts, horizon=None, dtype=dtype)
@@ -195,6 +197,10 @@ def imagine(config: TrainConfig, state: TrainState, collector: Collector, device
         metrics = averages(progress(steps, updates, f"epoch {state.epoch + 1}: agent in imagination"))
     state.imagined_steps += updates * settings.batch * settings.horizon
     return {**metrics, "imagined_steps": float(state.imagined_steps)}
+
+
+def _planned(settings: FitWorldModelConfig | FitAgentConfig, config: TrainConfig, state: TrainState) -> int:
+    return settings.first_updates + (epochs(config, state.first_steps) - 1) * settings.updates
 
 
 def evaluate(config: TrainConfig, state: TrainState, collector: Collector, device: torch.device) -> dict[str, float]:

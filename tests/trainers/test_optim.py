@@ -244,7 +244,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 def test_the_rate_falls_along_half_a_cosine_to_a_twentieth_and_stays():
     module = nn.Linear(1, 1)
-    optim = Optim({"it": (module, OptimConfig(lr=1.0, weight_decay=0.0, warmup=0, decay=4))})
+    optim = Optim({"it": (module, OptimConfig(lr=1.0, weight_decay=0.0, warmup=0, lr_decay=True))}, planned=4)
     rates = []
     for _ in range(6):
         optim.step(module(torch.ones(1, 1)).sum())

@@ -8,10 +8,8 @@ import pytest
 import trainers.quality
 from jedi_env.errors import UsageError
 from tests.trainers.fakes import MICRO
-from trainers.ablations import SHORT_CATCH
-from trainers.config import EvaluateConfig, epochs
-from trainers.presets import DEMO, TINY
-from trainers.quality import CATCH, NATIVE_BAR, PPO_BAR, QualityConfig, main, passes, quality
+from trainers.config import EvaluateConfig
+from trainers.quality import NATIVE_BAR, PPO_BAR, QualityConfig, main, passes, quality
 
 STEPS = 64 * 32  # one rollout
 TRAINING = replace(
@@ -53,17 +51,6 @@ def test_a_failed_gate_exits_1(tmp_path, monkeypatch, capsys):
     )
     assert main() == 1
     assert "BELOW" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "training", [CATCH, SHORT_CATCH, TINY, DEMO], ids=["the gate", "the ablations", "tiny", "demo"]
-)
-def test_the_learning_rates_have_fallen_when_the_run_ends(training):
-    world_model, agent = training.fit_world_model, training.fit_agent
-    later = epochs(training, training.collect.first_steps) - 1
-    updates = world_model.first_updates + later * world_model.updates
-    assert world_model.denoiser.decay == world_model.reward_end.decay == updates
-    assert agent.optim.decay == agent.first_updates + later * agent.updates
 
 
 @pytest.mark.parametrize("name", ["seeds", "steps", "horizon"])

@@ -18,6 +18,7 @@ from tests.trainers.fakes import ACTIONS, MICRO, TOY, ToyGame
 from trainers.config import EvaluateConfig
 from trainers.evaluate import score_checkpoint
 from trainers.log import read
+from trainers.optim import OptimConfig
 from trainers.policy import AgentPolicy, RandomPolicy
 from trainers.state import TrainState
 from trainers.train import train
@@ -118,6 +119,20 @@ def test_the_log_knows_the_seconds_and_the_losses(whole):
             )
         if line["phase"] == "imagine":
             assert {"loss_actor", "loss_critic", "entropy", "dream_reward", "dream_end"} <= set(line)
+
+
+def test_the_learning_rates_have_fallen_when_the_run_ends(tmp_path, monkeypatch):
+    falling = OptimConfig(warmup=0, lr_decay=True)
+    world_model = replace(MICRO.fit_world_model, denoiser=falling, reward_end=falling)
+    config = replace(MICRO, fit_world_model=world_model, fit_agent=replace(MICRO.fit_agent, optim=falling))
+    states = []
+    save = TrainState.save
+    monkeypatch.setattr(TrainState, "save", lambda state, *args: (states.append(state), save(state, *args))[1])
+    run(tmp_path / "run", config)
+    for optim in (states[-1].world_model_optim, states[-1].agent_optim):
+        assert optim.planned == optim.updates > 1
+        for group in optim._adam.param_groups:  # of the last update, which comes one before the end of the cosine
+            assert group["lr"] < group["base_lr"] * 0.5
 
 
 def test_scores_tell_where_they_come_from(whole):
