@@ -32,13 +32,13 @@ from trainers.cli import exit_codes
 from trainers.config import TrainConfig
 from trainers.demo import THREADS
 from trainers.fidelity import FidelityConfig, fidelity
-from trainers.presets import DEMO, TINY
+from trainers.presets import DEMO
 from trainers.quality import CATCH, GAME
 from trainers.train import train
 
 logger = logging.getLogger(__name__)
 
-_MODEL = TINY.world_model
+_MODEL = CATCH.world_model  # all runs here are as short
 _ENCODER = _MODEL.encoder if isinstance(_MODEL.encoder, LatentEncoderConfig) else LatentEncoderConfig()
 _PIXELS = replace(  # a dream step of as many operations as one of tiny's
     _MODEL,
@@ -50,7 +50,6 @@ _PIXELS = replace(  # a dream step of as many operations as one of tiny's
         depths=(1,) * 4,
         attention=(False,) * 4,
         down=(True,) * 4,
-        frame_noise=0.0,  # that of latents would hide a ball of one pixel
     ),
     switching=1.0,
     covariance_weight=0.0,
