@@ -32,6 +32,7 @@ _LEAST = {
     "fit_agent.batch": 1,
     "fit_agent.horizon": 1,
     "fit_agent.contexts": 1,
+    "fit_agent.passes": 1,
     "evaluate.every": 0,
     "evaluate.episodes": 0,
     "evaluate.final_episodes": 0,

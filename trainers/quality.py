@@ -40,8 +40,8 @@ CATCH = replace(
     # So short a run does not learn rewards by heart, and what keeps long ones from it only costs here.
     world_model=replace(TINY.world_model, reward_end=replace(TINY.world_model.reward_end, frame_noise=0.0)),
     collect=replace(TINY.collect, total_steps=18_000, first_steps=8_000, first_steps_limit=8_000, steps=2_000),
-    fit_world_model=replace(TINY.fit_world_model, first_updates=800, updates=150, freeze_encoder_after=500),
-    fit_agent=replace(TINY.fit_agent, first_updates=100, updates=100),
+    fit_world_model=replace(TINY.fit_world_model, first_updates=550, updates=100, freeze_encoder_after=350),
+    fit_agent=replace(TINY.fit_agent, first_updates=60, updates=50),
     evaluate=replace(TINY.evaluate, every=2, final_episodes=EPISODES),
 )
 

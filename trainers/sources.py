@@ -155,6 +155,7 @@ _OURS = {
     "fit_world_model.freeze_encoder_after": "off",
     "fit_world_model.precision_bf16": "off",
     "fit_agent.normalise_advantages": "off",
+    "fit_agent.passes": "off: 1 is one gradient step an imagined rollout",
     "fit_world_model.denoiser.lr_decay": "off",
     "fit_world_model.reward_end.lr_decay": "off",
     "fit_agent.optim.lr_decay": "off",

@@ -188,7 +188,7 @@ def imagine(config: TrainConfig, state: TrainState, collector: Collector, device
         return {}
     dtype = torch.bfloat16 if config.fit_world_model.precision_bf16 else torch.float32
     generator = torch_rng(state.seed, state.epoch, Purpose.AGENT, device)
-    state.agent_optim.planned = _planned(settings, config, state)
+    state.agent_optim.planned = settings.passes * _planned(settings, config, state)
     with enough_memory("fit_agent.batch or fit_agent.contexts"):
         contexts = draw_contexts(config, state, settings.contexts, device)
         dream = Dream(state.world_model, contexts, horizon=None, dtype=dtype)

@@ -16,7 +16,7 @@ from jedi_env.types import Context, ModelState, Prediction
 from tests.trainers.fakes import ACTIONS, MICRO_MODEL, random_weights
 from trainers.agent import ActorCritic, ActorCriticConfig
 from trainers.distributions import Categorical
-from trainers.fit_agent import FitAgentConfig, Rollout, fit_agent, lambda_returns, loss, rollout
+from trainers.fit_agent import FitAgentConfig, Rollout, fit_agent, lambda_returns, loss, rollout, think_again
 from trainers.optim import Optim, OptimConfig
 
 # Lambda-returns
@@ -217,6 +217,8 @@ def test_the_shapes_of_a_rollout():
     imagined = rollout(dream, clock_agent(6, 1), 4, torch.Generator().manual_seed(0))
     shapes = {field.name: tuple(getattr(imagined, field.name).shape) for field in fields(Rollout)}
     assert shapes.pop("logits") == (6, 4, ACTIONS)
+    assert shapes.pop("observations") == (6, 4, *Clock.frame_shape)
+    assert shapes.pop("memories") == (6, 4, 2, 6)
     assert set(shapes.values()) == {(6, 4)}
     gradient = {field.name for field in fields(Rollout) if getattr(imagined, field.name).requires_grad}
     assert gradient == {"logits", "values"}
@@ -253,6 +255,8 @@ def made_up_rollout(seed=0, b=3, t=4):
         return torch.randn(*shape, generator=generator)
 
     return Rollout(
+        observations=normal(b, t, 1, 2, 2),
+        memories=normal(b, t, 2, 0),
         actions=torch.randint(ACTIONS, (b, t), generator=generator),
         rewards=normal(b, t),
         terminated=torch.rand(b, t, generator=generator) < 0.2,
@@ -268,7 +272,7 @@ def test_the_gradients_of_the_loss_by_hand(normalise):
     """Policy gradient with a baseline, squared error to a fixed target, and entropy: nothing else moves anything."""
     config = FitAgentConfig(value_weight=0.7, entropy_weight=0.3, normalise_advantages=normalise)
     imagined = made_up_rollout()
-    total, logged = loss(imagined, Categorical(DiscreteActions(ACTIONS)), config)
+    total, logged = loss(imagined, imagined.logits, imagined.values, Categorical(DiscreteActions(ACTIONS)), config)
     total.backward()
     with torch.no_grad():
         returns = lambda_returns(
@@ -296,9 +300,49 @@ def test_normalising_does_not_blow_up_what_is_nearly_nothing():
     zero = torch.zeros_like(imagined.rewards)
     tiny = replace(imagined, rewards=zero + 1e-5, next_values=zero, values=zero.clone().requires_grad_())
     config = FitAgentConfig(normalise_advantages=True, entropy_weight=0.0, value_weight=0.0)
-    total, _ = loss(tiny, Categorical(DiscreteActions(ACTIONS)), config)
+    total, _ = loss(tiny, tiny.logits, tiny.values, Categorical(DiscreteActions(ACTIONS)), config)
     total.backward()
     assert tiny.logits.grad.abs().max() < 1e-2
+
+
+def test_a_later_pass_moves_a_probability_up_to_a_fifth_and_no_further():
+    """The ratio to the policy that dreamed is clipped, as in PPO, and only where it went too far the right way."""
+    config = FitAgentConfig(value_weight=0.0, entropy_weight=0.0)
+    two = Categorical(DiscreteActions(2))
+    zero = torch.zeros(4, 1)
+    never = zero.bool()
+    dreamed = replace(
+        made_up_rollout(b=4, t=1),
+        actions=zero.long(),
+        rewards=torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]),
+        terminated=~never,
+        truncated=never,
+        logits=torch.zeros(4, 1, 2),  # each action was drawn with probability 1/2
+        values=zero,
+        next_values=zero,
+    )
+    chance = torch.tensor([0.59, 0.61, 0.41, 0.39])
+    logits = torch.stack((chance.log(), (1 - chance).log()), dim=-1)[:, None].requires_grad_()
+    total, _ = loss(dreamed, logits, zero, two, config)
+    total.backward()
+    assert total.item() == pytest.approx(-(1.18 + 1.2 - 0.82 - 0.8) / 4, abs=1e-6)
+    slope = 2 * chance * (1 - chance) / 4  # of the ratio along the first logit, in a mean of four
+    expected = torch.stack((-slope[0], zero[0, 0], slope[2], zero[0, 0]))
+    assert torch.allclose(logits.grad[:, 0, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("lstm_dim", "stack"), [(6, 1), (0, 3)])
+def test_thinking_again_with_the_same_weights_changes_nothing(lstm_dim, stack):
+    agent = clock_agent(lstm_dim, stack)
+    dream = Dream(Clock(), clock_contexts(), horizon=None)
+    dream.reset(range(6))
+    imagined = rollout(dream, agent, 7, torch.Generator().manual_seed(0))
+    assert imagined.terminated.any()
+    logits, values = think_again(agent, imagined)
+    torch.testing.assert_close(logits, imagined.logits)
+    torch.testing.assert_close(values, imagined.values)
+    assert logits.requires_grad
+    assert values.requires_grad
 
 
 def micro_dream():
@@ -327,18 +371,20 @@ def test_no_gradient_and_no_change_reaches_the_world_model():
     assert any(not torch.equal(tensor, untrained[name]) for name, tensor in agent.state_dict().items())
 
 
-def test_it_dreams_as_much_as_it_says_and_anew_each_time(monkeypatch):
+@pytest.mark.parametrize("passes", [1, 3])
+def test_it_dreams_as_much_as_it_says_and_anew_each_time(monkeypatch, passes):
     _, dream = micro_dream()
     starts, steps = [], []
     reset, step = dream.reset, dream.step
     monkeypatch.setattr(dream, "reset", lambda seeds, mask=None: (starts.append(seeds), reset(seeds, mask=mask)))
     monkeypatch.setattr(dream, "step", lambda actions: (steps.append(len(actions)), step(actions))[1])
     agent = ActorCritic(dream.model.frame_shape, ACTIONS, ActorCriticConfig((4,), (False,), 8, 1))
-    config = FitAgentConfig(batch=5, horizon=6)
+    config = FitAgentConfig(batch=5, horizon=6, passes=passes)
     optim = Optim({"agent": (agent, config.optim)})
     for _ in fit_agent(agent, optim, dream, config, 4, torch.Generator().manual_seed(0)):
         pass
     assert steps == [5] * 6 * 4
+    assert optim.updates == passes * 4
     assert len({seed for start in starts if start is not None for seed in start}) == 5 * 4
 
 
@@ -388,16 +434,19 @@ class Bandit(Clock):
         return after, Prediction(reward, never.bool(), torch.full((len(actions), 3), 1 / 3), never)
 
 
-@pytest.mark.parametrize(("delay", "lstm_dim"), [(False, 0), (False, 64), (True, 64)])
-def test_it_learns_which_action_pays(delay, lstm_dim):
+@pytest.mark.parametrize(
+    ("delay", "lstm_dim", "passes", "updates"),
+    [(False, 0, 1, 60), (False, 64, 1, 60), (True, 64, 1, 60), (False, 0, 3, 20), (True, 64, 3, 40)],
+)
+def test_it_learns_which_action_pays(delay, lstm_dim, passes, updates):
     torch.manual_seed(0)
     shown = torch.eye(ACTIONS)[:, None, :, None, None].expand(-1, K, -1, 2, 2).clone()
     dream = Dream(Bandit(delay), Context(shown, torch.zeros(3, K - 1, dtype=torch.int64)), horizon=None)
     agent = ActorCritic(Bandit.frame_shape, ACTIONS, ActorCriticConfig((16,), (False,), lstm_dim, 1))
     settings = OptimConfig(lr=1e-2, weight_decay=0.0, max_grad_norm=10.0, warmup=0)
-    config = FitAgentConfig(batch=32, horizon=8, gamma=0.8, entropy_weight=0.02, optim=settings)
+    config = FitAgentConfig(batch=32, horizon=8, gamma=0.8, entropy_weight=0.02, optim=settings, passes=passes)
     optim = Optim({"agent": (agent, config.optim)})
     generator = torch.Generator().manual_seed(0)
-    rewards = [step["dream_reward"].item() for step in fit_agent(agent, optim, dream, config, 60, generator)]
+    rewards = [step["dream_reward"].item() for step in fit_agent(agent, optim, dream, config, updates, generator)]
     assert rewards[0] == pytest.approx(-1 / 3, abs=0.2)
     assert sum(rewards[-5:]) / 5 > 0.75  # a delayed reward of the first step cannot be had: 5/6 is the most

@@ -118,7 +118,7 @@ def test_what_the_papers_say_of_their_training():
         assert (fit.denoiser.max_grad_norm, fit.reward_end.max_grad_norm, agent.optim.max_grad_norm) == (1, 100, 100)
         assert (fit.batch, fit.sampling.age_weights, fit.sampling.event_fraction) == (32, (0.1, 0.1, 0.1, 0.7), 0)
         assert (agent.horizon, agent.gamma, agent.lambda_, agent.entropy_weight) == (15, 0.985, 0.95, 0.001)
-        assert not agent.normalise_advantages
+        assert (agent.normalise_advantages, agent.passes) == (False, 1)
         assert (agent.optim.weight_decay, config.agent.lstm_dim, config.agent.frame_stack) == (0, 512, 1)
         assert (collect.total_steps, collect.first_steps, collect.steps, collect.epsilon) == (100_000, 5_100, 100, 0.01)
         assert (fit.denoising_steps, fit.reward_end_length) == (2, 18)  # 6 frames; 19 frames
