@@ -19,7 +19,7 @@ from tests.trainers.fakes import ACTIONS, MICRO, MICRO_MODEL, TOY, ToyGame, rand
 from trainers import distributed
 from trainers.agent import ActorCritic
 from trainers.config import TrainConfig
-from trainers.fit_agent import loss, rollout
+from trainers.fit_agent import loss, rollout, think_again
 from trainers.replay import Replay, Sampling
 from trainers.train import train
 
@@ -105,9 +105,13 @@ def agent_gradients(folder):
         dream.reset(list(range(BATCH))[part.span])
         imagined = rollout(dream, agent, 6, torch.Generator().manual_seed(4), 1.0, part)
         total, logged = loss(imagined, imagined.logits, imagined.values, agent.policy, config, 1.0, part)
-        found.append((imagined, gradient(total, agent), logged))
+        learned = random_weights(ActorCritic(model.frame_shape, ACTIONS, SHARED.agent), 1)  # another by a later pass
+        later, clipped = loss(imagined, *think_again(learned, imagined), agent.policy, config, 1.0, part)
+        gradients = gradient(total, agent) | {f"later {k}": v for k, v in gradient(later, learned).items()}
+        found.append((imagined, gradients, logged | {"clipped": clipped["clipped"]}))
     assert torch.equal(found[1][0].actions, found[0][0].actions[share.span])
     assert len(found[0][0].actions.unique()) > 1
+    assert found[0][2]["clipped"] > 0
     assert_parts_add_up(found[0][1], found[1][1])
     for name, value in distributed.totals(found[1][2]).items():
         torch.testing.assert_close(value, found[0][2][name], rtol=1e-4, atol=1e-5)

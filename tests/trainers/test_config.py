@@ -20,6 +20,7 @@ from trainers.presets import PRESETS
         ("fit_world_model", "batch", 0),
         ("fit_world_model", "updates", -1),
         ("fit_agent", "horizon", 0),
+        ("fit_agent", "passes", 0),
         ("evaluate", "final_episodes", -5),
     ],
 )

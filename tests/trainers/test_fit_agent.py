@@ -305,8 +305,8 @@ def test_normalising_does_not_blow_up_what_is_nearly_nothing():
     assert tiny.logits.grad.abs().max() < 1e-2
 
 
-def test_a_later_pass_moves_a_probability_up_to_a_fifth_and_no_further():
-    """The ratio to the policy that dreamed is clipped, as in PPO, and only where it went too far the right way."""
+def test_in_a_later_pass_a_probability_that_moved_by_a_fifth_earns_no_more():
+    """The ratio to the policy that dreamed is clipped, as in PPO."""
     config = FitAgentConfig(value_weight=0.0, entropy_weight=0.0)
     two = Categorical(DiscreteActions(2))
     zero = torch.zeros(4, 1)
@@ -323,8 +323,9 @@ def test_a_later_pass_moves_a_probability_up_to_a_fifth_and_no_further():
     )
     chance = torch.tensor([0.59, 0.61, 0.41, 0.39])
     logits = torch.stack((chance.log(), (1 - chance).log()), dim=-1)[:, None].requires_grad_()
-    total, _ = loss(dreamed, logits, zero, two, config)
+    total, logged = loss(dreamed, logits, zero + 5, two, config)  # what it values by now changes no advantage
     total.backward()
+    assert logged["clipped"] == 0.5
     assert total.item() == pytest.approx(-(1.18 + 1.2 - 0.82 - 0.8) / 4, abs=1e-6)
     slope = 2 * chance * (1 - chance) / 4  # of the ratio along the first logit, in a mean of four
     expected = torch.stack((-slope[0], zero[0, 0], slope[2], zero[0, 0]))

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -35,7 +36,7 @@ from trainers.state import open_run
 from trainers.train import train
 
 CPU = torch.device("cpu")
-ANY = for_any_game(MICRO)
+ANY = for_any_game(replace(MICRO, fit_agent=replace(MICRO.fit_agent, passes=2)))
 ACTIONS = BoxActions(tuple(np.float32(LOW).tolist()), tuple(np.float32(HIGH).tolist()))
 
 PAGE = (Path(__file__).parents[2] / "docs" / "your_game.md").read_text()
@@ -201,8 +202,6 @@ def test_fidelity_in_the_rewards_own_unit(checkpoint):
 
 
 def test_a_dream_of_other_actions_is_no_dream_of_this_game(checkpoint):
-    from dataclasses import replace
-
     with pytest.raises(UsageError, match="but the dream knows Box"):
         fidelity(replace(checkpoint, game=TOY), FidelityConfig(horizon=2, segments=4, steps=20, probes=False))
 

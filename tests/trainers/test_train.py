@@ -118,13 +118,13 @@ def test_the_log_knows_the_seconds_and_the_losses(whole):
                 line
             )
         if line["phase"] == "imagine":
-            assert {"loss_actor", "loss_critic", "entropy", "dream_reward", "dream_end"} <= set(line)
+            assert {"loss_actor", "loss_critic", "clipped", "entropy", "dream_reward", "dream_end"} <= set(line)
 
 
 def test_the_learning_rates_have_fallen_when_the_run_ends(tmp_path, monkeypatch):
     falling = OptimConfig(warmup=0, lr_decay=True)
     world_model = replace(MICRO.fit_world_model, denoiser=falling, reward_end=falling)
-    config = replace(MICRO, fit_world_model=world_model, fit_agent=replace(MICRO.fit_agent, optim=falling))
+    config = replace(MICRO, fit_world_model=world_model, fit_agent=replace(MICRO.fit_agent, optim=falling, passes=2))
     states = []
     save = TrainState.save
     monkeypatch.setattr(TrainState, "save", lambda state, *args: (states.append(state), save(state, *args))[1])
