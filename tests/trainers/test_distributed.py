@@ -138,7 +138,9 @@ def test_a_lost_process_ends_all_and_the_run_goes_on_with_another_number(tmp_pat
     _, err = two.communicate(timeout=60)
     assert two.returncode != 0
     if lost == 1:
-        assert "Another process of this run was lost" in err
+        # Which comes first while it plays alone: what it waits for is lost, or torchrun's signal to end.
+        told = ("Another process of this run was lost", "interrupted; run the same command again")
+        assert any(sentence in err for sentence in told), err
     before = completed(run_dir)[0]
     one = subprocess.Popen(
         [sys.executable, "-m", "trainers.cli", "train", *map(str, line)],
