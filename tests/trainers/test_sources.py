@@ -50,6 +50,7 @@ def test_whatever_is_ours_is_off_or_changes_no_result():
         "world_model.reward_end.frame_stack": 1,  # frames
         "world_model.reward_end.event_weight": 1.0,  # a weight
         "world_model.encoder.patch": 1,  # pixels
+        "fit_agent.passes": 1,  # a gradient step a rollout
     }
     rest = {path for path, source in JEDI.items() if source.source == OURS} - off
     assert {path.split(".")[0] for path in rest - {"world_model.encoder.scale"}} == {
