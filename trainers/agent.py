@@ -91,3 +91,12 @@ class ActorCritic(nn.Module):
             x, cell = self.lstm(x, (memory[0], memory[1]))
             memory = torch.stack((x, cell)).float()
         return Opinion(self.actor(x).float(), self.critic(x).float().squeeze(1), memory)
+
+    @torch.no_grad()
+    def live_through(self, frames: Tensor) -> Tensor:
+        """Return the memory of the context ``frames`` (B, K, C, H, W) before the newest: as it would be in play."""
+        memory, stack = self.initial(len(frames), frames.device), self.config.frame_stack
+        if self.lstm is not None:
+            for newest in range(stack, frames.shape[1]):
+                memory = self(frames[:, newest - stack : newest].flatten(1, 2), memory).memory
+        return memory

@@ -344,7 +344,7 @@ def _dream(
     dream.reset(range(seed, seed + len(lanes)), contexts=lanes)
     paid, lasted = torch.zeros_like(lanes, dtype=torch.float32), torch.zeros_like(lanes)
     over = torch.zeros_like(lanes, dtype=torch.bool)
-    memory = None if agent is None else _live_through(agent, context.frames)
+    memory = None if agent is None else agent.live_through(context.frames)
     rng = np.random.default_rng(seed)
     for _ in range(horizon):
         if agent is None or memory is None:
@@ -358,14 +358,6 @@ def _dream(
         lasted += ~over
         over |= prediction.terminated
     return paid, lasted, over
-
-
-def _live_through(agent: ActorCritic, frames: Tensor) -> Tensor:
-    """Return the agent's memory of the context before the newest of its ``frames``, as in training."""
-    memory, stack = agent.initial(len(frames), frames.device), agent.config.frame_stack
-    for newest in range(stack, frames.shape[1]):
-        memory = agent(frames[:, newest - stack : newest].flatten(1, 2), memory).memory
-    return memory
 
 
 def _values(agent: ActorCritic, frames: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def rollout(
         share: of a batch of dreams, if these are not all of it.
     """
     stack = agent.config.frame_stack
-    observation, memory = dream.observation(stack), _live_through(dream, agent)
+    observation, memory = dream.observation(stack), agent.live_through(dream.state.model.frames)
     opinion = agent(observation, memory)
     steps: list[tuple[Tensor, ...]] = []
     for _ in range(horizon):
@@ -161,7 +161,7 @@ def rollout(
         observation, memory, opinion = next_observation, opinion.memory, after
         if done.any():
             dream.restart(done)
-            memory = torch.where(done[None, :, None], _live_through(dream, agent), memory)
+            memory = torch.where(done[None, :, None], agent.live_through(dream.state.model.frames), memory)
             observation = dream.observation(stack)
             opinion = agent(observation, memory)
     return Rollout(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))
@@ -258,15 +258,3 @@ def think_again(agent: ActorCritic, imagined: Rollout) -> tuple[Tensor, Tensor]:
     """Return the agent's present logits and values for all steps of a rollout, each from the memory it had there."""
     opinion = agent(imagined.observations.flatten(0, 1), imagined.memories.flatten(0, 1).transpose(0, 1))
     return opinion.logits.reshape(imagined.logits.shape), opinion.value.reshape(imagined.values.shape)
-
-
-@torch.no_grad()
-def _live_through(dream: Dream, agent: ActorCritic) -> Tensor:
-    """Return the agent's memory of the context before the newest frames, so that it starts as it would in play."""
-    frames = dream.state.model.frames
-    memory = agent.initial(len(frames), frames.device)
-    if agent.lstm is not None:
-        stack = agent.config.frame_stack
-        for newest in range(stack, frames.shape[1]):
-            memory = agent(frames[:, newest - stack : newest].flatten(1, 2), memory).memory
-    return memory

@@ -153,36 +153,38 @@ class Denoiser(nn.Module):
         generator: torch.Generator,
         share: Share = WHOLE,
     ) -> tuple[Tensor, Tensor]:
-        """Return the denoising loss (eq. 8 of arXiv 2605.13013) and the detached estimate of the target.
+        """Return the denoising loss (eq. 8 of arXiv 2605.13013) and the detached estimates of the targets.
 
         ``E || F(c_in sg(z + sigma eps), Z) - (sg(z) - c_skip sg(z + sigma eps)) / c_out ||^2``. Target and noised input
         carry no gradient; the context does: what an encoder learns here, it learns through the context alone.
 
         Args:
-            target: the true next frame, ``(B, C, H, W)``.
-            context: the K frames before it, ``(B, K, C, H, W)``.
-            actions: the K actions, ``(B, K)`` or ``(B, K, A)``.
-            mask: bool ``(B,)``, which lanes count.
+            target: the true next frames of T steps, ``(B, T, C, H, W)``.
+            context: the K frames before each, ``(B, T, K, C, H, W)``.
+            actions: the K actions, ``(B, T, K)`` or ``(B, T, K, A)``.
+            mask: bool ``(B, T)``, which lanes count in which step; steps count alike.
             generator: source of noise levels and noise.
             share: of the batch, if these lanes are not all of it; the loss is then its part.
         """
         target = target.detach()
         if self.config.diffusion:
-            sigma = self._draw_sigma(len(target), generator, share)
-            noisy = target + sigma[:, None, None, None] * share.normal(target.shape, generator)
+            sigma = self._draw_sigma(target.shape[:2], generator, share)
+            noisy = target + sigma[:, :, None, None, None] * share.normal(target.shape, generator)
             if self.config.offset_noise > 0:
-                noisy = noisy + self.config.offset_noise * share.normal((*target.shape[:2], 1, 1), generator)
+                noisy = noisy + self.config.offset_noise * share.normal((*target.shape[:3], 1, 1), generator)
+            noisy, sigma = noisy.flatten(0, 1), sigma.flatten()
         else:
-            noisy, sigma = self.blank(target)
+            noisy, sigma = self.blank(target.flatten(0, 1))
         if self.config.context_noise > 0:
             level = self.config.context_noise * self.config.sigma_data
             context = context + level * share.normal(context.shape, generator)
 
         c = self.coefficients(sigma)
-        output = self(c.into * noisy, c.noise, self.condition(context, actions))
-        error = (output - (target - c.skip * noisy) / c.out).square().mean(dim=(1, 2, 3))
-        loss = (error * mask).sum() / share.total(mask.sum()).clamp(min=1)
-        return loss, (c.skip * noisy + c.out * output).detach()
+        output = self(c.into * noisy, c.noise, self.condition(context.flatten(0, 1), actions.flatten(0, 1)))
+        error = (output - (target.flatten(0, 1) - c.skip * noisy) / c.out).square().mean(dim=(1, 2, 3))
+        counted = error.reshape(mask.shape) * mask
+        loss = (counted.sum(dim=0) / share.total(mask.sum(dim=0)).clamp(min=1)).mean()
+        return loss, (c.skip * noisy + c.out * output).detach().reshape(target.shape)
 
     def blank(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fixed input of a prediction in one pass: zeros ``(B, C, H, W)`` at a noise level ``(B,)``."""
@@ -190,7 +192,7 @@ class Denoiser(nn.Module):
             (len(like),), self.config.sigma_high, dtype=torch.float32, device=like.device
         )
 
-    def _draw_sigma(self, size: int, generator: torch.Generator, share: Share) -> Tensor:
+    def _draw_sigma(self, shape: torch.Size, generator: torch.Generator, share: Share) -> Tensor:
         cfg = self.config
-        log_sigma = cfg.mean_log_sigma + cfg.std_log_sigma * share.normal((size,), generator)
+        log_sigma = cfg.mean_log_sigma + cfg.std_log_sigma * share.normal(shape, generator)
         return log_sigma.exp().clamp(cfg.sigma_low, cfg.sigma_high)

@@ -286,23 +286,21 @@ class WorldModel(nn.Module):
         """Return the denoiser's part of :meth:`loss`."""
         k = self.context_length
         context = frames if self.config.encoder_learns_from_denoising else frames.detach()
-        targets = self._targets(frames, segment, share)
-        window = list(context.unbind(dim=1))  # what is fed as context, changed as the model's estimates replace frames
-        feed_estimate = _coin(self.config.switching, generator)  # once a batch of trajectories
-        losses = []
-        for t in range(k, frames.shape[1]):
+        targets, mask = self._targets(frames, segment, share)[:, k:], segment.mask[:, k - 1 :]
+        actions = _windows(segment.actions, k)
+        if not _coin(self.config.switching, generator):  # once a batch of trajectories
+            loss, _ = self.denoiser.loss(targets, _windows(context[:, :-1], k), actions, mask, generator, share)
+            return loss  # every context was known: all steps at once
+        window, losses = context[:, :k], []
+        for t in range(targets.shape[1]):
+            now = slice(t, t + 1)
             loss, estimate = self.denoiser.loss(
-                targets[:, t],
-                torch.stack(window[t - k : t], dim=1),
-                segment.actions[:, t - k : t],
-                segment.mask[:, t - 1],
-                generator,
-                share,
+                targets[:, now], window[:, None], actions[:, now], mask[:, now], generator, share
             )
             losses.append(loss)
-            if feed_estimate:  # where nothing really happened there is nothing to estimate: the repeated frame stays
-                happened = segment.mask[:, t - 1, None, None, None]
-                window[t] = torch.where(happened, self.encoder.clamp(estimate), window[t])
+            # Where nothing really happened there is nothing to estimate: the repeated frame stays.
+            newest = torch.where(mask[:, now, None, None, None], self.encoder.clamp(estimate), context[:, k:][:, now])
+            window = torch.cat((window[:, 1:], newest), dim=1)
         return torch.stack(losses).mean()
 
     def _pieces(self, frames: Tensor) -> list[slice]:
@@ -348,6 +346,11 @@ class WorldModel(nn.Module):
             frames = frames + self.config.reward_end.frame_noise * share.normal(frames.shape, generator)
         logits, _ = self.read(frames, segment.actions)
         return self.reward_end.loss(logits, segment.rewards, segment.terminated, segment.mask, share)
+
+
+def _windows(x: Tensor, length: int) -> Tensor:
+    """Return all runs of ``length`` in ``x`` (B, T, ...): ``(B, T - length + 1, length, ...)``."""
+    return torch.stack([x[:, start : start + length] for start in range(x.shape[1] - length + 1)], dim=1)
 
 
 def _coin(chance: float, generator: torch.Generator) -> bool:

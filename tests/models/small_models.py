@@ -82,7 +82,7 @@ def learning(module: nn.Module) -> set[bool]:
 
 
 class Spy:
-    """Records what ``Denoiser.loss`` is given and what it returns."""
+    """Records, for every step, what ``Denoiser.loss`` is given and what it returns; and how many steps at once."""
 
     def __init__(self, model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.contexts: list[Tensor] = []
@@ -90,6 +90,7 @@ class Spy:
         self.actions: list[Tensor] = []
         self.masks: list[Tensor] = []
         self.estimates: list[Tensor] = []
+        self.at_once: list[int] = []
         original = model.denoiser.loss
 
         def loss(
@@ -101,7 +102,8 @@ class Spy:
                 (context, target, actions, mask, result[1]),
                 strict=True,
             ):
-                record.append(value)
+                record.extend(value.unbind(dim=1))
+            self.at_once.append(target.shape[1])
             return result
 
         monkeypatch.setattr(model.denoiser, "loss", loss)

@@ -45,6 +45,13 @@ def lively(module: nn.Module) -> nn.Module:
     return module
 
 
+def one_step(module: Denoiser, *batch: Tensor | torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return loss and estimate of target, context, actions and mask of one step."""
+    *tensors, g = batch
+    loss, estimate = module.loss(*(x[:, None] for x in tensors), g)
+    return loss, estimate[:, 0]
+
+
 @pytest.fixture
 def denoiser() -> Denoiser:
     return lively(Denoiser(C, K, A, SMALL))
@@ -103,7 +110,7 @@ def test_a_silent_network_s_loss_is_one_at_every_noise_level(data, offset):
         recorder, n = Recorder(2, 1, A, config), 4000
         target = data * torch.randn(n, 2, 4, 4, generator=generator(1))
         actions, mask = torch.zeros(n, 1, dtype=torch.int64), torch.ones(n, dtype=torch.bool)
-        loss, estimate = recorder.loss(target, target[:, None], actions, mask, generator(2))
+        loss, estimate = one_step(recorder, target, target[:, None], actions, mask, generator(2))
         assert loss.item() == pytest.approx(1, abs=0.05)
         assert recorder.scaled.square().mean().item() == pytest.approx(1, abs=0.05)
         noise = level**2 + offset**2
@@ -116,7 +123,7 @@ def test_offset_noise_moves_a_whole_channel_alike():
     recorder, n = Recorder(3, 1, A, config), 2000
     target = torch.randn(n, 3, 4, 4, generator=generator())
     actions, mask = torch.zeros(n, 1, dtype=torch.int64), torch.ones(n, dtype=torch.bool)
-    recorder.loss(target, target[:, None], actions, mask, generator())
+    one_step(recorder, target, target[:, None], actions, mask, generator())
     noise = recorder.scaled / recorder.coefficients(torch.full((n,), 1e-6)).into - target
     assert noise.std(dim=(2, 3)).max() < 1e-4
     channels = noise.mean(dim=(2, 3))
@@ -128,7 +135,7 @@ def test_training_noise_levels_are_log_normal_and_cut_off():
     config = replace(SMALL, offset_noise=0.0, sigma_low=0.02, sigma_high=8.0)
     recorder, n = Recorder(1, 1, A, config), 20_000
     target, actions = torch.zeros(n, 1, 2, 2), torch.zeros(n, 1, dtype=torch.int64)
-    recorder.loss(target, target[:, None], actions, torch.ones(n, dtype=torch.bool), generator())
+    one_step(recorder, target, target[:, None], actions, torch.ones(n, dtype=torch.bool), generator())
     sigma = (4 * recorder.noise).exp()  # c_noise = ln(sigma) / 4
     assert sigma.min().item() == pytest.approx(0.02, rel=1e-3)
     assert sigma.max().item() == pytest.approx(8.0, rel=1e-3)
@@ -177,7 +184,7 @@ def test_the_loss_reaches_the_context_and_not_the_target(context_noise, denoiser
     target, context, actions, mask = batch
     denoiser.config = replace(SMALL, context_noise=context_noise)
     target, context = target.clone().requires_grad_(), context.clone().requires_grad_()
-    loss, estimate = denoiser.loss(target, context, actions, mask, generator())
+    loss, estimate = one_step(denoiser, target, context, actions, mask, generator())
     loss.backward()
     assert target.grad is None
     assert context.grad is not None
@@ -190,7 +197,7 @@ def test_the_loss_is_the_weighted_error_of_the_estimate(denoiser, batch):
     """F's error divided by c_out is D's error: the loss is |D - z|^2 / c_out^2."""
     target, context, actions, mask = batch
     denoiser.config = replace(SMALL, sigma_low=0.7, sigma_high=0.7)
-    loss, estimate = denoiser.loss(target, context, actions, mask, generator())
+    loss, estimate = one_step(denoiser, target, context, actions, mask, generator())
     out = denoiser.coefficients(torch.tensor([0.7])).out.item()
     assert loss.item() == pytest.approx((estimate - target).square().mean().item() / out**2, rel=1e-4)
 
@@ -206,7 +213,7 @@ def test_a_masked_lane_changes_neither_loss_nor_gradient(mask):
     results = []
     for content, acts in ((frames, actions), (scrambled, torch.where(keep, actions, 0))):
         denoiser.zero_grad()
-        loss, _ = denoiser.loss(content[:, K], content[:, :K], acts, keep[:, 0], generator(3))
+        loss, _ = one_step(denoiser, content[:, K], content[:, :K], acts, keep[:, 0], generator(3))
         loss.backward()
         results.append((loss.item(), [parameter.grad.clone() for parameter in denoiser.parameters()]))
     (loss, gradients), (other_loss, other_gradients) = results
@@ -220,13 +227,39 @@ def test_the_mean_is_over_the_lanes_that_count(denoiser, batch):
     target, context, actions, _ = batch
     each = torch.stack(
         [
-            denoiser.loss(target, context, actions, F.one_hot(torch.tensor(i), B).bool(), generator())[0]
+            one_step(denoiser, target, context, actions, F.one_hot(torch.tensor(i), B).bool(), generator())[0]
             for i in range(B)
         ]
     )
     mask = torch.tensor([True, False, True, True, False])
-    loss, _ = denoiser.loss(target, context, actions, mask, generator())
+    loss, _ = one_step(denoiser, target, context, actions, mask, generator())
     assert loss.item() == pytest.approx(each[mask].mean().item(), rel=1e-5)
+
+
+def test_steps_count_alike_and_do_not_mix(denoiser):
+    """Their mean, however many lanes count in each; a step in which none does is one without error."""
+    denoiser.config = replace(SMALL, diffusion=False)  # so that no noise tells them apart
+    g = generator()
+    targets, contexts = torch.randn(B, 3, C, H, H, generator=g), torch.randn(B, 3, K, C, H, H, generator=g)
+    actions = torch.randint(A, (B, 3, K), generator=g)
+    mask = torch.tensor([[True, True, False], [True, False, False], *[[True, True, False]] * (B - 2)])
+    loss, estimates = denoiser.loss(targets, contexts, actions, mask, g)
+    each = [one_step(denoiser, *(x[:, t] for x in (targets, contexts, actions, mask)), g) for t in range(3)]
+    assert loss.item() == pytest.approx(sum(alone.item() for alone, _ in each) / 3, rel=1e-5)
+    assert each[0][0] > 0
+    assert each[2][0] == 0
+    torch.testing.assert_close(estimates, torch.stack([alone for _, alone in each], dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_every_step_has_a_noise_level_and_noise_of_its_own(batch):
+    target, context, actions, mask = batch
+    recorder = Recorder(C, K, A, replace(SMALL, offset_noise=0.0))
+    recorder.loss(*(torch.stack((x, x), dim=1) for x in (target, context, actions, mask)), generator())
+    sigma = (4 * recorder.noise).exp()
+    assert len(sigma.unique()) == 2 * B
+    into = recorder.coefficients(sigma).into
+    noise = (recorder.scaled / into - target.repeat_interleave(2, dim=0)) / sigma[:, None, None, None]
+    assert torch.corrcoef(noise.flatten(1)).fill_diagonal_(0).abs().max() < 0.6
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5])
@@ -241,13 +274,13 @@ def test_context_noise_is_in_units_of_sigma_data(level, batch):
                 module.conv_in.weight[k, k, 1, 1] = 1
     target, actions = torch.zeros(500, 1, H, H), torch.zeros(500, K, dtype=torch.int64)
     for module in (quiet, loud):
-        module.loss(target, torch.zeros(500, K, 1, H, H), actions, torch.ones(500, dtype=torch.bool), generator())
+        one_step(module, target, torch.zeros(500, K, 1, H, H), actions, torch.ones(500, dtype=torch.bool), generator())
     noise = (loud.given.features - quiet.given.features)[:, :K]
     assert noise.std().item() == pytest.approx(level, rel=0.05)  # of frames that were divided by sigma_data
 
 
 def test_the_same_generator_gives_the_same_loss(denoiser, batch):
-    first, again, other = (denoiser.loss(*batch, generator(seed))[0].item() for seed in (1, 1, 2))
+    first, again, other = (one_step(denoiser, *batch, generator(seed))[0].item() for seed in (1, 1, 2))
     assert first == again != other
 
 

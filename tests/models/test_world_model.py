@@ -122,6 +122,7 @@ def test_switching_replaces_the_context_and_nothing_else(switching, monkeypatch)
             all(map(torch.equal, spy.contexts, expected_contexts(spy, model, frames, feed))) for feed in (False, True)
         ]
         assert sum(matches) == 1
+        assert spy.at_once == ([1] * 4 if matches[1] else [4])  # what is known beforehand is one pass
         fed.append(matches[1])
         for i in range(4):
             assert torch.equal(spy.targets[i], frames[:, K + i])
