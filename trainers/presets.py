@@ -100,7 +100,7 @@ TINY = TrainConfig(
         optim=OptimConfig(lr=4e-4, weight_decay=0.0),
         normalise_advantages=True,
         passes=3,
-        entropy_weight=0.03,
+        entropy_weight=0.01,
     ),
     evaluate=EvaluateConfig(every=3, episodes=16, final_episodes=40),
     final_epochs=0,
