@@ -93,8 +93,11 @@ class ActorCritic(nn.Module):
         return Opinion(self.actor(x).float(), self.critic(x).float().squeeze(1), memory)
 
     @torch.no_grad()
-    def live_through(self, frames: Tensor) -> Tensor:
-        """Return the memory of the context ``frames`` (B, K, C, H, W) before the newest: as it would be in play."""
+    def memory_before_newest(self, frames: Tensor) -> Tensor:
+        """Return the memory ``(2, B, L)`` of a context ``frames`` (B, K, C, H, W) but its newest, which it sees next.
+
+        As it would be in play; empty without an LSTM.
+        """
         memory, stack = self.initial(len(frames), frames.device), self.config.frame_stack
         if self.lstm is not None:
             for newest in range(stack, frames.shape[1]):

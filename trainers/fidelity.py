@@ -344,7 +344,7 @@ def _dream(
     dream.reset(range(seed, seed + len(lanes)), contexts=lanes)
     paid, lasted = torch.zeros_like(lanes, dtype=torch.float32), torch.zeros_like(lanes)
     over = torch.zeros_like(lanes, dtype=torch.bool)
-    memory = None if agent is None else agent.live_through(context.frames)
+    memory = None if agent is None else agent.memory_before_newest(context.frames)
     rng = np.random.default_rng(seed)
     for _ in range(horizon):
         if agent is None or memory is None:

@@ -135,7 +135,7 @@ def rollout(
         share: of a batch of dreams, if these are not all of it.
     """
     stack = agent.config.frame_stack
-    observation, memory = dream.observation(stack), agent.live_through(dream.state.model.frames)
+    observation, memory = dream.observation(stack), agent.memory_before_newest(dream.state.model.frames)
     opinion = agent(observation, memory)
     steps: list[tuple[Tensor, ...]] = []
     for _ in range(horizon):
@@ -161,7 +161,7 @@ def rollout(
         observation, memory, opinion = next_observation, opinion.memory, after
         if done.any():
             dream.restart(done)
-            memory = torch.where(done[None, :, None], agent.live_through(dream.state.model.frames), memory)
+            memory = torch.where(done[None, :, None], agent.memory_before_newest(dream.state.model.frames), memory)
             observation = dream.observation(stack)
             opinion = agent(observation, memory)
     return Rollout(*(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))

@@ -156,13 +156,14 @@ class Denoiser(nn.Module):
         """Return the denoising loss (eq. 8 of arXiv 2605.13013) and the detached estimates of the targets.
 
         ``E || F(c_in sg(z + sigma eps), Z) - (sg(z) - c_skip sg(z + sigma eps)) / c_out ||^2``. Target and noised input
-        carry no gradient; the context does: what an encoder learns here, it learns through the context alone.
+        carry no gradient; the context does: what an encoder learns here, it learns through the context alone. It is the
+        mean over steps of each step's mean over the lanes that count (0 where none does).
 
         Args:
             target: the true next frames of T steps, ``(B, T, C, H, W)``.
             context: the K frames before each, ``(B, T, K, C, H, W)``.
             actions: the K actions, ``(B, T, K)`` or ``(B, T, K, A)``.
-            mask: bool ``(B, T)``, which lanes count in which step; steps count alike.
+            mask: bool ``(B, T)``, which lanes count in which step.
             generator: source of noise levels and noise.
             share: of the batch, if these lanes are not all of it; the loss is then its part.
         """

@@ -292,14 +292,12 @@ class WorldModel(nn.Module):
             loss, _ = self.denoiser.loss(targets, _windows(context[:, :-1], k), actions, mask, generator, share)
             return loss  # every context was known: all steps at once
         window, losses = context[:, :k], []
-        for t in range(targets.shape[1]):
-            now = slice(t, t + 1)
-            loss, estimate = self.denoiser.loss(
-                targets[:, now], window[:, None], actions[:, now], mask[:, now], generator, share
-            )
+        steps = (x.split(1, dim=1) for x in (targets, actions, mask, context[:, k:]))
+        for target, taken, happened, frame in zip(*steps, strict=True):
+            loss, estimate = self.denoiser.loss(target, window[:, None], taken, happened, generator, share)
             losses.append(loss)
             # Where nothing really happened there is nothing to estimate: the repeated frame stays.
-            newest = torch.where(mask[:, now, None, None, None], self.encoder.clamp(estimate), context[:, k:][:, now])
+            newest = torch.where(happened[..., None, None, None], self.encoder.clamp(estimate), frame)
             window = torch.cat((window[:, 1:], newest), dim=1)
         return torch.stack(losses).mean()
 

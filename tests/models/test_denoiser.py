@@ -45,10 +45,11 @@ def lively(module: nn.Module) -> nn.Module:
     return module
 
 
-def one_step(module: Denoiser, *batch: Tensor | torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return loss and estimate of target, context, actions and mask of one step."""
-    *tensors, g = batch
-    loss, estimate = module.loss(*(x[:, None] for x in tensors), g)
+def one_step(
+    module: Denoiser, target: Tensor, context: Tensor, actions: Tensor, mask: Tensor, g: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return loss and estimate of a single step, whose tensors have no axis of steps."""
+    loss, estimate = module.loss(target[:, None], context[:, None], actions[:, None], mask[:, None], g)
     return loss, estimate[:, 0]
 
 

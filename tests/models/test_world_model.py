@@ -104,13 +104,15 @@ def expected_contexts(spy: Spy, model: WorldModel, frames: Tensor, feed: bool) -
     for t in range(K, frames.shape[1]):
         yield torch.stack(window[t - K : t], dim=1)
         if feed:
-            window[t] = model.encoder.clamp(spy.estimates[t - K])
+            happened = spy.masks[t - K][:, None, None, None]
+            window[t] = torch.where(happened, model.encoder.clamp(spy.estimates[t - K]), window[t])
 
 
 @pytest.mark.parametrize("switching", [0.0, 0.5, 1.0])
 def test_switching_replaces_the_context_and_nothing_else(switching, monkeypatch):
     """One coin a batch: with the model's own estimate, or with the encoder's frame, at every place of the sequence."""
     model, segment = lively(replace(TINY, switching=switching)), play(K + 3)
+    segment.mask[0, K + 1 :], segment.mask[1, K + 2 :] = False, False
     frames = model.encode(segment.pixels)
     fed = []
     for seed in range(40):
@@ -127,7 +129,29 @@ def test_switching_replaces_the_context_and_nothing_else(switching, monkeypatch)
         for i in range(4):
             assert torch.equal(spy.targets[i], frames[:, K + i])
             assert torch.equal(spy.actions[i], segment.actions[:, i : i + K])
+            assert torch.equal(spy.masks[i], segment.mask[:, K - 1 + i])
     assert 10 < sum(fed) < 30 if switching == 0.5 else fed == [switching == 1.0] * 40
+
+
+@pytest.mark.parametrize("context_length", [1, K])
+def test_all_steps_at_once_are_one_after_the_other(context_length):
+    """Of a loss without noise, on lanes that begin late and end early: the same value and gradients."""
+    denoiser = replace(TINY.denoiser, diffusion=False)
+    model = lively(replace(TINY, context_length=context_length, denoiser=denoiser, switching=0.0))
+    segment = play(K + 2)
+    segment.mask[0, K:], segment.mask[1, : K + 1] = False, False
+    frames = model.encode(segment.pixels).detach().requires_grad_()
+    at_once = model.denoising_loss(frames, segment, generator())
+    each = []
+    for after in range(context_length, K + 3):
+        before = slice(after - context_length, after)
+        batch = frames[:, after], frames[:, before], segment.actions[:, before], segment.mask[:, after - 1]
+        each.append(model.denoiser.loss(*(x[:, None] for x in batch), generator())[0])
+    in_a_row = torch.stack(each).mean()
+    learned = [frames, *model.denoiser.parameters()]
+    torch.testing.assert_close(at_once, in_a_row)
+    for one, other in zip(*(torch.autograd.grad(loss, learned) for loss in (at_once, in_a_row)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def test_what_is_fed_back_is_what_a_dream_would_see():
@@ -206,7 +230,7 @@ def test_before_a_beginning_no_outcome_is_learned(starts, switching):
 
 
 def test_the_total_is_the_weighted_sum_and_the_mean_over_denoising_steps(monkeypatch):
-    model, segment = lively(replace(TINY, covariance_weight=0.25)), play(K + 2)
+    model, segment = lively(replace(TINY, covariance_weight=0.25, switching=1.0)), play(K + 2)
     frames = model.encode(segment.pixels)
     losses = model.loss(frames, segment, generator())
     expected = losses.denoising + losses.reward + losses.end + 0.25 * losses.covariance

@@ -21,6 +21,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(params=[0.0, 1.0])
+def tiny(request: pytest.FixtureRequest) -> WorldModelConfig:
+    """All denoising steps at once, or each after the other."""
+    return replace(TINY, switching=request.param)
+
+
 def with_decoder(config: WorldModelConfig) -> WorldModel:
     model = lively(config)
     model.attach_decoder(Decoder(model.frame_shape, DecoderConfig(channels=8, blocks=1)))
@@ -41,21 +47,21 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor], part: str) -> boo
     return all(torch.allclose(first[key], second[key], rtol=1e-4, atol=1e-6) for key in keys)
 
 
-def test_ablation_no_diffusion_gradient_into_the_encoder():
-    ablated = taught(replace(TINY, encoder_learns_from_denoising=False))
-    assert equal(ablated, taught(TINY), "denoiser")
-    assert equal(ablated, taught(TINY), "reward_end")
-    assert not equal(ablated, taught(TINY), "encoder")
-    model, segment = lively(TINY), play(K + 1)  # what is left is the gradient of reward and end
+def test_ablation_no_diffusion_gradient_into_the_encoder(tiny):
+    ablated, default = taught(replace(tiny, encoder_learns_from_denoising=False)), taught(tiny)
+    assert equal(ablated, default, "denoiser")
+    assert equal(ablated, default, "reward_end")
+    assert not equal(ablated, default, "encoder")
+    model, segment = lively(tiny), play(K + 1)  # what is left is the gradient of reward and end
     losses = model.loss(model.encode(segment.pixels), segment, generator())
     (losses.reward + losses.end).backward()
     left = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
     assert equal(ablated, left, "encoder")
 
 
-def test_ablation_reconstruction_gradient_added():
-    config = replace(TINY, encoder_learns_from_reconstruction=True)
-    ablated, default, reconstruction = taught(config), taught(TINY), taught(config, "reconstruction")
+def test_ablation_reconstruction_gradient_added(tiny):
+    config = replace(tiny, encoder_learns_from_reconstruction=True)
+    ablated, default, reconstruction = taught(config), taught(tiny), taught(config, "reconstruction")
     for part in ("denoiser", "reward_end"):
         assert equal(ablated, default, part)
     assert any(gradient.any() for gradient in reconstruction.values())
@@ -71,9 +77,9 @@ def test_the_reconstruction_loss_is_the_decoders_on_what_was_seen():
     assert with_decoder(TINY).loss(frames, segment, generator()).reconstruction.item() == 0
 
 
-def test_ablation_separately_trained_autoencoder():
-    config = replace(TINY, separate_autoencoder=True)
-    ablated, default, reconstruction = taught(config), taught(TINY), taught(config, "reconstruction")
+def test_ablation_separately_trained_autoencoder(tiny):
+    config = replace(tiny, separate_autoencoder=True)
+    ablated, default, reconstruction = taught(config), taught(tiny), taught(config, "reconstruction")
     for part in ("denoiser", "reward_end"):
         assert equal(ablated, default, part)
     assert equal(ablated, reconstruction, "encoder")

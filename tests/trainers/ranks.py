@@ -74,7 +74,8 @@ def world_model_gradients(folder):
     """The gradients of the shares' losses add up to the whole batch's, which every process computes here too."""
     replay = played(folder.parent / f"replay-{dist.get_rank()}")
     share = distributed.share(BATCH, "batch")
-    for config in (SHARED.world_model, replace(SHARED.world_model, target_ema=0.9), TrainConfig().world_model):
+    at_once = replace(SHARED.world_model, switching=0.0)
+    for config in (at_once, replace(at_once, target_ema=0.9), TrainConfig().world_model):
         if config == TrainConfig().world_model:  # the paper's parts, small
             config = replace(MICRO_MODEL, encoder=replace(MICRO_MODEL.encoder, standardise=False), switching=1.0)
         model = random_weights(WorldModel(ACTIONS, config)).train()

@@ -55,6 +55,18 @@ def test_the_memory_matters_and_is_an_lstms():
     assert torch.allclose(opinion.memory[0], o.sigmoid() * cell.tanh(), atol=1e-5)
 
 
+@pytest.mark.parametrize("stack", [1, 2])
+def test_its_memory_before_the_newest_frame_is_that_of_having_seen_the_others(stack):
+    agent = random_weights(make(stack=stack))
+    frames = observations(3, 2).reshape(3, 4, 1, 8, 8).repeat(1, 1, 2, 1, 1)  # four frames of two channels
+    memory = agent.initial(3, "cpu")
+    for newest in range(stack - 1, 3):
+        memory = agent(frames[:, newest + 1 - stack : newest + 1].flatten(1, 2), memory).memory
+    assert memory.any()
+    assert torch.equal(agent.memory_before_newest(frames), memory)
+    assert make(lstm_dim=0, stack=stack).memory_before_newest(frames).shape == (2, 3, 0)
+
+
 def test_without_an_lstm_the_memory_is_passed_on_empty():
     agent = random_weights(make(lstm_dim=0))
     assert agent(observations(2), agent.initial(2, "cpu")).memory.numel() == 0

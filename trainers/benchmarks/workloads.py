@@ -63,7 +63,10 @@ class DreamSteps:
 
 @dataclass(frozen=True)
 class DenoiserUpdate:
-    """Updates of the denoiser, and of the encoder with it, at the preset's batch."""
+    """Updates of the denoiser, and of the encoder with it, at the preset's batch.
+
+    Where chance decides whether estimates are fed back, an update of each kind, whatever it would have decided.
+    """
 
     preset: str
 
@@ -74,13 +77,17 @@ class DenoiserUpdate:
         optim = make_optim(model, config)
         segment = _segment(config.batch, model.context_length + config.denoising_steps - 1, place)
         generator = torch.Generator(place.device).manual_seed(0)
+        switching = model.config.switching
+        kinds = [replace(model.config, switching=sure) for sure in ((0.0, 1.0) if 0 < switching < 1 else (switching,))]
 
         def run() -> None:
-            with place.autocast():
-                loss = model.denoising_loss(model.encode(segment.pixels), segment, generator)
-            optim.step(loss)
+            for kind in kinds:
+                model.config = kind
+                with place.autocast():
+                    loss = model.denoising_loss(model.encode(segment.pixels), segment, generator)
+                optim.step(loss)
 
-        return Job(run)
+        return Job(run, units=len(kinds))
 
 
 @dataclass(frozen=True)
