@@ -17,6 +17,7 @@ from torch import Tensor
 from jedi_env.models.decoder import Decoder
 from jedi_env.models.encoder import effective_rank
 from jedi_env.models.world_model import WorldModel
+from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Segment
 from trainers import distributed
 from trainers.frozen_frames import FrozenFrames
@@ -43,6 +44,11 @@ class FitWorldModelConfig:
         decoder_every: every so many updates the decoder probe takes one of its own. 0: there is none.
         freeze_encoder_after: updates after which the encoder is frozen for good; 0: never (the paper). A moving latent
             makes the policy's input move, and on a small budget that costs more than it brings.
+        reward_end_switching: chance that the reward/termination model reads a dreamed segment, real but for its last
+            ``dreamed_steps`` frames, drawn once a batch when the encoder is frozen. Above 0 its segments are its own
+            from then on and drawn uniformly, ``event_fraction`` or not. 0 in both papers: what the dream draws
+            otherwise than the game is then never read before the agent depends on it.
+        dreamed_steps: frames of such a segment that are dreamed in a row, with the actions really taken.
         precision_bf16: bfloat16 arithmetic in the networks (on CUDA, float16 in the LSTM: cuDNN has no other there).
     """
 
@@ -58,6 +64,8 @@ class FitWorldModelConfig:
     decoder_every: int = 4
     # ours
     freeze_encoder_after: int = 0
+    reward_end_switching: float = 0.0
+    dreamed_steps: int = 8
     precision_bf16: bool = False
 
 
@@ -104,13 +112,24 @@ def fit_world_model(
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision_bf16)
     length = world_model.context_length + config.denoising_steps - 1
     share = distributed.share(config.batch, "fit_world_model.batch")
+    uniformly = replace(config.sampling, event_fraction=0.0)
     decoder_every = 1 if world_model.config.needs_decoder else config.decoder_every  # who teaches must keep learning
 
-    def draw(length: int) -> tuple[Tensor, Segment]:
-        rows, mask = replay.draw(config.batch, length, config.sampling, rng)
+    def draw(length: int, sampling: Sampling = config.sampling) -> tuple[Tensor, Segment]:
+        rows, mask = replay.draw(config.batch, length, sampling, rng)
         rows, mask = rows[share.span], mask[share.span]
         segment = replay.segment(rows, mask).to(device)
         frames = world_model.encode(segment.pixels, share) if world_model.encoder.training else frozen.take(rows)
+        return frames, segment
+
+    def draw_to_read(frames: Tensor, segment: Segment) -> tuple[Tensor, Segment]:
+        """Draw what the reward/termination model reads beside the denoiser's segments, or else those."""
+        if world_model.encoder.training or not config.reward_end_switching:
+            return draw(config.reward_end_length) if config.reward_end_length else (frames, segment)
+        frames, segment = draw(world_model.context_length + config.dreamed_steps - 1, uniformly)
+        if rng.random() < config.reward_end_switching:
+            keys = lane_keys(rng.integers(2**63, size=config.batch)[share.span].tolist(), device)
+            frames = world_model.dreamed(frames, segment, LaneNoise(keys, torch.zeros_like(keys)))
         return frames, segment
 
     world_model.train()
@@ -119,8 +138,7 @@ def fit_world_model(
     for _ in range(updates):
         with autocast:
             frames, segment = draw(length)
-            sequence = draw(config.reward_end_length) if config.reward_end_length else (frames, segment)
-            losses = world_model.loss(frames, segment, generator, sequence, share)
+            losses = world_model.loss(frames, segment, generator, draw_to_read(frames, segment), share)
         norms = optim.step(losses.total)
         world_model.update_target()
         probe = {}

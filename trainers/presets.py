@@ -91,6 +91,7 @@ TINY = TrainConfig(
         reward_end=OptimConfig(lr=8e-4, lr_decay=True),
         sampling=Sampling(age_weights=(), event_fraction=0.3),
         freeze_encoder_after=2_000,
+        reward_end_switching=0.5,
         precision_bf16=True,
     ),
     fit_agent=FitAgentConfig(

@@ -153,6 +153,8 @@ _OURS = {
     "world_model.covariance_weight": "off",
     "fit_world_model.sampling.event_fraction": "off",
     "fit_world_model.freeze_encoder_after": "off",
+    "fit_world_model.reward_end_switching": "off",
+    "fit_world_model.dreamed_steps": "of reward-end-switching, which is off",
     "fit_world_model.precision_bf16": "off",
     "fit_agent.normalise_advantages": "off",
     "fit_agent.passes": "off: 1 is one gradient step an imagined rollout",

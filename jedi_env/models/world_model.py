@@ -197,30 +197,8 @@ class WorldModel(nn.Module):
             noise: one stream a lane.
             steps: denoising steps; None: as the sampler's config says. A model without diffusion takes one pass.
         """
-        sampler = self.config.sampler
         all_actions = torch.cat((state.actions, actions[:, None]), dim=1)
-        pieces = self._pieces(state.frames)
-        given = [self.denoiser.condition(state.frames[piece], all_actions[piece]) for piece in pieces]
-
-        def estimate(x: Tensor, levels: Tensor) -> Tensor:
-            parts = [
-                self.denoiser.denoise(x[piece], levels[piece], known)
-                for piece, known in zip(pieces, given, strict=True)
-            ]
-            return self.encoder.clamp(torch.cat(parts) if len(parts) > 1 else parts[0])
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            return estimate(x, as_levels(sigma, x))
-
-        if self.denoiser.config.diffusion:
-            sigmas = karras_sigmas(steps or sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
-            start = sampler.start_std * noise.normal(self.frame_shape)
-            frame = sample(
-                denoise, start, sigmas, sampler.order, sampler.churn, draw=lambda: noise.normal(self.frame_shape)
-            )
-        else:
-            frame = estimate(*self.denoiser.blank(state.frames[:, -1]))
-
+        frame = self._imagine(state.frames, all_actions, noise, steps)
         newest = state.frames[:, None, -self.config.reward_end.frame_stack :].flatten(2, 3)
         logits, memory = self.reward_end(newest, actions[:, None], frame[:, None], (state.hidden, state.cell))
         reward_head, end_prob = self.reward_end.reward_head, logits.end[:, 0].softmax(dim=-1)[:, 1]
@@ -234,6 +212,43 @@ class WorldModel(nn.Module):
             cell=memory[1].float(),
         )
         return next_state, Prediction(reward, terminated, reward_head.class_probs(logits.reward[:, 0]), end_prob)
+
+    @torch.no_grad()
+    def dreamed(self, frames: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        """Return ``frames`` of real play as the dream has them: imagined with the same actions, but the first K.
+
+        Args:
+            frames: ``(B, T+1, C, H, W)``, encoded.
+            segment: what was done; where nothing happened, the real frame stays.
+            noise: one stream a lane.
+        """
+        k, frames = self.context_length, frames.clone()
+        for t in range(k, frames.shape[1]):
+            frame = self._imagine(frames[:, t - k : t], segment.actions[:, t - k : t], noise)
+            happened = segment.mask[:, t - 1, None, None, None]
+            frames[:, t] = torch.where(happened, frame, frames[:, t])
+        return frames
+
+    def _imagine(self, frames: Tensor, actions: Tensor, noise: Noise, steps: int | None = None) -> Tensor:
+        """Return what follows ``frames`` (B, K, C, H, W) and ``actions``, the newest included: ``(B, C, H, W)``."""
+        sampler, pieces = self.config.sampler, self._pieces(frames)
+        given = [self.denoiser.condition(frames[piece], actions[piece]) for piece in pieces]
+
+        def estimate(x: Tensor, levels: Tensor) -> Tensor:
+            parts = [
+                self.denoiser.denoise(x[piece], levels[piece], known)
+                for piece, known in zip(pieces, given, strict=True)
+            ]
+            return self.encoder.clamp(torch.cat(parts) if len(parts) > 1 else parts[0])
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return estimate(x, as_levels(sigma, x))
+
+        if not self.denoiser.config.diffusion:
+            return estimate(*self.denoiser.blank(frames[:, -1]))
+        sigmas = karras_sigmas(steps or sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
+        start = sampler.start_std * noise.normal(self.frame_shape)
+        return sample(denoise, start, sigmas, sampler.order, sampler.churn, draw=lambda: noise.normal(self.frame_shape))
 
     def read(self, frames: Tensor, actions: Tensor) -> tuple[RewardEndLogits, tuple[Tensor, Tensor]]:
         """Return what the reward/termination model says of transitions in a row, and its memory of them.
