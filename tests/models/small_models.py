@@ -46,6 +46,16 @@ class Scripted:
         return self.start
 
 
+class Always:
+    """A noise that always says the same."""
+
+    def uniform(self) -> Tensor:
+        return torch.full((B,), 0.5)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.ones(B, *shape)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -17,7 +17,21 @@ from jedi_env.models.reward_end import RewardEndLogits
 from jedi_env.models.sampler import SamplerConfig, as_levels, karras_sigmas, sample
 from jedi_env.models.world_model import WorldModel, WorldModelConfig
 from jedi_env.types import Context, Segment
-from tests.models.small_models import DIAMOND, TINY, A, B, K, Scripted, Spy, generator, learning, lively, noise, play
+from tests.models.small_models import (
+    DIAMOND,
+    TINY,
+    A,
+    Always,
+    B,
+    K,
+    Scripted,
+    Spy,
+    generator,
+    learning,
+    lively,
+    noise,
+    play,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -337,6 +351,48 @@ def test_advancing_changes_nothing_that_it_was_given():
     model.advance(state, segment.actions[:, -1], noise())
     for name in ("frames", "actions", "hidden", "cell"):
         assert torch.equal(getattr(state, name), getattr(kept, name))
+
+
+def test_real_play_as_the_dream_has_it_is_a_dream_with_the_same_actions():
+    model, segment = lively(TINY).eval(), play(K + 2)
+    frames = model.encode(segment.pixels)
+    kept = frames.detach().clone()
+    dreamed = model.dreamed(frames, segment, Always())
+    assert torch.equal(frames, kept)
+    assert torch.equal(dreamed[:, :K], kept[:, :K])
+    assert not dreamed.requires_grad
+    state = model.begin(Context(kept[:, :K], segment.actions[:, : K - 1]))
+    for t in range(K - 1, K + 2):
+        state, _ = model.advance(state, segment.actions[:, t], Always())
+        torch.testing.assert_close(dreamed[:, t + 1], state.frames[:, -1])
+        assert not torch.allclose(dreamed[:, t + 1], kept[:, t + 1], atol=0.1)
+
+
+def test_every_dreamed_frame_has_noise_of_its_own():
+    model, segment = lively(TINY).eval(), play(K + 1)
+    still = replace(segment, pixels=segment.pixels[:, :1].expand_as(segment.pixels), actions=segment.actions * 0)
+    frames = model.encode(still.pixels).detach()
+    asked = []
+    model.encoder.clamp = lambda frame: (asked.append(frame), frames[:, 0])[1]  # every step stands where the first did
+    model.dreamed(frames, still, noise())
+    steps = model.config.sampler.steps
+    assert len(asked) == 2 * steps
+    assert not torch.equal(asked[0], asked[steps])
+
+
+@pytest.mark.parametrize("beginning", [0, 1, K - 1, K, K + 2])
+@pytest.mark.parametrize("end", [K, K + 1, K + 4])
+def test_what_never_happened_is_not_dreamed(beginning, end):
+    """Before an episode and after it the real frame stays, and a dream that begins later does so from real frames."""
+    model, segment = lively(TINY).eval(), play(K + 4)
+    mask = torch.zeros_like(segment.mask)
+    mask[:, beginning:end] = True
+    segment = replace(segment, mask=mask)
+    frames = model.encode(segment.pixels).detach()
+    dreamed = model.dreamed(frames, segment, noise())
+    for t in range(K + 5):
+        imagined = t >= K and beginning < t <= end
+        assert torch.equal(dreamed[:, t], frames[:, t]) != imagined
 
 
 def test_dreaming_asks_for_no_gradient():

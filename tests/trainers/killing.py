@@ -27,7 +27,7 @@ LIVED = replace(
     MICRO,
     collect=replace(MICRO.collect, total_steps=250),
     evaluate=EvaluateConfig(every=3, episodes=8, final_episodes=12),
-    fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=20),
+    fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=20, reward_end_switching=0.5),
 )
 LIVED_BREAKOUT = replace(
     MICRO_BREAKOUT,

@@ -214,6 +214,66 @@ def test_the_reward_model_reads_segments_of_its_own_length(replay, monkeypatch, 
         assert (sequence is segment) == (reward_end_length == 0)
 
 
+def read(fitting, monkeypatch, updates, seed=0):
+    """Fit, and return the segments that the denoiser and the reward/termination model learned from, in pairs."""
+    given, loss = [], fitting.model.loss
+    monkeypatch.setattr(fitting.model, "loss", lambda *args: (given.append(args), loss(*args))[1])
+    fitting.fit(updates, seed)
+    return [((frames, segment), sequence) for frames, segment, _, sequence, _ in given]
+
+
+def test_the_reward_model_reads_dreamed_frames_once_the_encoder_is_frozen(replay, monkeypatch):
+    config = replace(
+        SETTINGS, freeze_encoder_after=3, reward_end_length=0, reward_end_switching=1.0, dreamed_steps=4, batch=16
+    )
+    fitting = Fitting(replay, config)
+    first, *_, last = read(fitting, monkeypatch, 5)
+    assert first[0] == first[1]
+    frames, segment = last[1]
+    assert segment.actions.shape == (16, 5)  # the context's 2 frames, and 4 dreamed
+    with torch.no_grad():
+        real = fitting.model.encode(segment.pixels)
+    torch.testing.assert_close(frames[:, :2], real[:, :2], atol=2e-3, rtol=0)  # kept in half
+    changed = (frames[:, 2:] - real[:, 2:]).abs().amax(dim=(2, 3, 4)) > 2e-3
+    assert torch.equal(changed, segment.mask[:, 1:])
+    assert 0 < segment.mask[:, 1:].sum() < segment.mask[:, 1:].numel()
+
+
+@pytest.mark.parametrize(("switching", "least", "most"), [(0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)])
+def test_switching_is_the_share_of_batches_that_are_dreamed(replay, monkeypatch, switching, least, most):
+    fitting = Fitting(replay, replace(SETTINGS, freeze_encoder_after=1, reward_end_switching=switching))
+    fitting.fit(1)
+    dreamed, count = fitting.model.dreamed, []
+    monkeypatch.setattr(fitting.model, "dreamed", lambda *args: (count.append(args), dreamed(*args))[1])
+    fitting.fit(40, seed=1)
+    assert least <= len(count) <= most
+
+
+@pytest.mark.parametrize("switching", [0.0, 1.0])
+def test_segments_that_may_be_dreamed_are_drawn_uniformly(replay, monkeypatch, switching):
+    """No event more often than it happens: the reward model would foresee it too often."""
+    sampling = replace(SETTINGS.sampling, age_weights=(), event_fraction=1.0)
+    config = replace(
+        SETTINGS,
+        sampling=sampling,
+        freeze_encoder_after=1,
+        reward_end_switching=switching,
+        reward_end_length=0,
+        batch=32,
+    )
+    fitting = Fitting(replay, config)
+    fitting.fit(1)
+    pairs = read(fitting, monkeypatch, 20, seed=1)
+    denoised, sequences = (torch.cat([p[side][1].rewards.flatten() for p in pairs]) for side in (0, 1))
+    masks = (torch.cat([p[side][1].mask.flatten() for p in pairs]) for side in (0, 1))
+    often, rarely = (
+        (rewards[mask] != 0).float().mean() for rewards, mask in zip((denoised, sequences), masks, strict=True)
+    )
+    real = (replay.steps["reward"][~replay.steps["last"]] != 0).mean()
+    assert rarely < real + 0.05 if switching else rarely == often
+    assert often > real + 0.1
+
+
 def test_the_probe_changes_nothing_of_the_world_model(replay):
     without, probed = Fitting(replay), Fitting(replay, decoder=True)
     drawing = probed.snapshot(probed.decoder)
