@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -44,7 +45,7 @@ class Cost:
 
     Attributes:
         name: of the work.
-        seconds: the median of a few times.
+        seconds: the median of a few times; where chance decides what is done, the mean of the medians of each.
         times: how often a run does it.
         scaled: by how much the time of the piece that was measured is multiplied in ``seconds``.
     """
@@ -162,21 +163,31 @@ def _model_updates(
     if updates > frozen_after:
         stages.append(("world-model update, encoder frozen", updates - frozen_after, frozen_after))
     for name, times, already in stages:
-        state.world_model_optim.updates = already
-        state.world_model.encoder.requires_grad_(True)  # an earlier stage, on a piece, froze it
-        steps = fit_world_model(
-            state.world_model,
-            state.world_model_optim,
-            state.replay,
-            small.fit_world_model,
-            _REPETITIONS + 1,
-            numpy_rng(0, 0, Purpose.WORLD_MODEL),
-            torch_rng(0, 0, Purpose.WORLD_MODEL, device),
-            state.decoder,
-            state.decoder_optim,
-        )
-        yield Cost(name, scaled * _median(steps, _REPETITIONS), times, scaled)
+        seconds = 0.0
+        switched = _outcomes(settings.reward_end_switching) if already else [(0.0, 1.0)]
+        for (fed, often), (dreamed, frequent) in product(_outcomes(config.world_model.switching), switched):
+            state.world_model_optim.updates = already
+            state.world_model.encoder.requires_grad_(True)  # an earlier stage, on a piece, froze it
+            state.world_model.config = replace(config.world_model, switching=fed)
+            steps = fit_world_model(
+                state.world_model,
+                state.world_model_optim,
+                state.replay,
+                replace(small.fit_world_model, reward_end_switching=dreamed),
+                _REPETITIONS + 1,
+                numpy_rng(0, 0, Purpose.WORLD_MODEL),
+                torch_rng(0, 0, Purpose.WORLD_MODEL, device),
+                state.decoder,
+                state.decoder_optim,
+            )
+            seconds += often * frequent * scaled * _median(steps, _REPETITIONS)
+        yield Cost(name, seconds, times, scaled)
     state.world_model.eval()
+
+
+def _outcomes(chance: float) -> list[tuple[float, float]]:
+    """Return what a coin of a batch may decide, 0.0 or 1.0, each with how often it does: one kind of update each."""
+    return [(outcome, often) for outcome, often in ((0.0, 1 - chance), (1.0, chance)) if often]
 
 
 def _agent_updates(

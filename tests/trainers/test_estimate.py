@@ -58,9 +58,36 @@ def test_a_piece_leaves_the_encoder_learning_for_the_whole(monkeypatch):
         return fit_world_model(world_model, optim, *arguments)
 
     monkeypatch.setattr(trainers.estimate, "fit_world_model", spied)
-    freezing = replace(MICRO, fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=3, batch=16))
+    freezing = replace(
+        MICRO,
+        world_model=replace(MICRO.world_model, switching=1.0),
+        fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=3, batch=16),
+    )
     estimate(freezing, TOY, CPU, quietly)
     assert learns == [(0, True), (3, True), (0, True), (3, True)]
+
+
+def test_every_kind_of_update_that_chance_decides_on_is_timed_by_how_often_it_comes(monkeypatch):
+    """A clock that is moved by what an update does: 1 second, 2 more to feed estimates back, 10 more to dream."""
+    now = [0.0]
+    monkeypatch.setattr(trainers.estimate.time, "perf_counter", lambda: now[0])
+
+    def spied(world_model, optim, replay, config, *arguments):
+        for logged in fit_world_model(world_model, optim, replay, config, *arguments):
+            now[0] += (
+                1 + 2 * world_model.config.switching + 10 * (config.reward_end_switching if optim.updates > 9 else 0)
+            )
+            yield logged
+
+    monkeypatch.setattr(trainers.estimate, "fit_world_model", spied)
+    mixed = replace(
+        MICRO,
+        world_model=replace(MICRO.world_model, switching=0.25),
+        fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=9, reward_end_switching=0.125),
+    )
+    costs = {cost.name: cost.seconds for cost in estimate(mixed, TOY, CPU, quietly).costs}
+    assert costs["world-model update"] == pytest.approx(1.5)
+    assert costs["world-model update, encoder frozen"] == pytest.approx(2.75)
 
 
 @pytest.mark.parametrize(
