@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.benchmarks.bench import OURS, bars, best
+import trainers.benchmarks.bench
+from trainers.benchmarks.bench import OURS, BenchConfig, bars, best
 from trainers.benchmarks.clock import Job, Measured, Place, Skipped, in_turns
 from trainers.benchmarks.page import page
 from trainers.benchmarks.workloads import ReplayDraws
@@ -108,6 +109,14 @@ def test_everything_else(here, capsys):
         "what face and bridge add to a dream step, 2 lanes",
         "seconds to the first step of gym.make_vec, not compiled",
     ]
+
+
+def test_the_operations_of_an_update_are_those_of_a_whole_one(monkeypatch):
+    """Whatever was run: a piece of the agent's, or two of the denoiser's."""
+    measured = Measured((1.0,), (10.0,), flops=20e9, units=0.5, idle=5, peak=7, noted={})
+    monkeypatch.setattr(trainers.benchmarks.bench, "in_turns", lambda entries, _: [measured] * len(entries))
+    rows = trainers.benchmarks.bench._updates(BenchConfig(), CPU, str)
+    assert [row["gflop"] for row in rows] == [40.0] * 6
 
 
 class Product:

@@ -235,7 +235,11 @@ def _updates(config: BenchConfig, place: Place, tell: Callable[[str], object]) -
         if config.against is not None:
             entries.append((PUBLIC, public(Path(config.against))))
         outcomes = in_turns([(workload, place) for _, workload in entries], config.seconds)
-        rows += [_row(who, outcome, part=part) for (who, _), outcome in zip(entries, outcomes, strict=True)]
+        for (who, _), outcome in zip(entries, outcomes, strict=True):
+            row = _row(who, outcome, part=part)
+            if isinstance(outcome, Measured):
+                row["gflop"] /= outcome.units  # of a whole update, whatever piece of it was run, or how many
+            rows.append(row)
     return rows
 
 

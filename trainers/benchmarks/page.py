@@ -57,7 +57,7 @@ def page(record: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         parts.append(
             f"\nOf the agent's updates only {config['horizon']} imagined steps are run, and the time of all is the "
             "multiple. Where chance decides whether the denoiser's own estimates are fed back, one update of each "
-            "kind is run, and the GFLOP are of both.\n"
+            "kind is run. The GFLOP are those of one whole update.\n"
         )
     if "layers" in record:
         parts.append(_layers(record))
