@@ -70,8 +70,12 @@ VARIANTS = MappingProxyType(
         "raw-latents": replace(_MODEL, encoder=replace(_ENCODER, centre=False, standardise=False)),
         "reward-from-next": replace(_MODEL, reward_end=replace(_MODEL.reward_end, sees_next=True)),
         "reward-from-one-frame": replace(_MODEL, reward_end=replace(_MODEL.reward_end, frame_stack=1)),
+        "reward-from-real-frames": _MODEL,
         "pixels": _PIXELS,
     }
+)
+_FITTING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"reward-from-real-frames": {"reward_end_switching": 0.0}, "pixels": {"decoder_every": 0}}
 )
 ON_PIXELS = ActorCriticConfig(channels=(8, 16, 32, 32), down=(True,) * 4, lstm_dim=0, frame_stack=4)
 
@@ -129,16 +133,13 @@ def ablations(config: AblationsConfig, catch: TrainConfig, breakout: TrainConfig
 
 
 def varied(config: TrainConfig, name: str) -> TrainConfig:
-    """Return ``config`` with the world model of the variant ``name``, and an agent that can read its frames."""
+    """Return ``config`` with the world model of the variant ``name``, how it learns, and an agent for its frames."""
     model = VARIANTS[name]
-    pixels = isinstance(model.encoder, PixelEncoderConfig)
     return replace(
         config,
         world_model=model,
-        agent=ON_PIXELS if pixels else config.agent,
-        fit_world_model=replace(config.fit_world_model, freeze_encoder_after=0, decoder_every=0)
-        if pixels
-        else config.fit_world_model,
+        fit_world_model=replace(config.fit_world_model, **_FITTING.get(name, {})),
+        agent=ON_PIXELS if isinstance(model.encoder, PixelEncoderConfig) else config.agent,
     )
 
 

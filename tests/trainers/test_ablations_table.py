@@ -43,10 +43,18 @@ def micro(config, steps):
 def test_a_variant_changes_the_world_model_and_what_must_follow_it(name):
     config = varied(SHORT_CATCH, name)
     assert config.world_model == VARIANTS[name]
-    assert (config.world_model == SHORT_CATCH.world_model) == (name == "tiny")
+    assert (config == SHORT_CATCH) == (name == "tiny")
     same = replace(config, world_model=SHORT_CATCH.world_model)
-    assert (same == SHORT_CATCH) == (name != "pixels")
-    assert same.collect == SHORT_CATCH.collect
+    assert (same == SHORT_CATCH) == (name not in ("pixels", "reward-from-real-frames"))
+    fitting = replace(config.fit_world_model, reward_end_switching=0.5, decoder_every=4)
+    assert replace(same, agent=SHORT_CATCH.agent, fit_world_model=fitting) == SHORT_CATCH
+
+
+def test_rewards_are_read_from_dreamed_frames_in_every_variant_but_the_one_named_so():
+    for name in VARIANTS:
+        settings = varied(SHORT_CATCH, name).fit_world_model
+        assert settings.freeze_encoder_after, name
+        assert bool(settings.reward_end_switching) == (name != "reward-from-real-frames"), name
 
 
 def test_a_dream_of_pixels_takes_as_many_operations_a_step_as_one_of_latents():
