@@ -144,6 +144,12 @@ class TrainConfig:
                 "The encoder shall learn from reconstruction, but there is no decoder: write "
                 "--fit-world-model.decoder-every 1."
             )
+        if self.fit_world_model.reward_end_switching and not self.fit_world_model.freeze_encoder_after:
+            raise UsageError(
+                "The reward/termination model shall read dreamed segments once the encoder is frozen, but it never is: "
+                "write --fit-world-model.freeze-encoder-after with a number of updates, or "
+                "--fit-world-model.reward-end-switching 0."
+            )
         stack, context = self.agent.frame_stack, self.world_model.context_length
         if not 1 <= stack <= context:
             raise UsageError(

@@ -36,6 +36,7 @@ _PLAY = 64  # real steps to learn from
 _PIECE_BATCH, _PIECE_HORIZON = 4, 5
 _TOO_LONG = 2.0  # seconds
 _OVER = object()
+_NEVER = 1e-12  # a chance: what it decides on is prepared, and does not come
 _REPETITIONS, _PATIENCE = 5, 10.0  # of each measurement: so many times, or so many seconds
 
 
@@ -165,6 +166,8 @@ def _model_updates(
     for name, times, already in stages:
         seconds = 0.0
         switched = _outcomes(settings.reward_end_switching) if already else [(0.0, 1.0)]
+        if settings.reward_end_switching:  # whose segments are its own also when nothing of them is dreamed
+            switched = [(dreamed or _NEVER, often) for dreamed, often in switched]
         for (fed, often), (dreamed, frequent) in product(_outcomes(config.world_model.switching), switched):
             state.world_model_optim.updates = already
             state.world_model.encoder.requires_grad_(True)  # an earlier stage, on a piece, froze it

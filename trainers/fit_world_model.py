@@ -2,7 +2,7 @@
 
 The papers update the denoiser (with the encoder) and the reward/termination model in turn. Here one update serves both:
 the two losses share no parameters but the encoder's, so on the same data the sum has the same gradients, and every
-frame is encoded once.
+frame is encoded once, unless the reward/termination model reads segments of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FitWorldModelConfig:
             (DIAMOND: 2).
         reward_end_length: transitions that the reward/termination model reads in a row, from segments of its own
             (DIAMOND: 18, between 19 frames). 0: it reads the denoiser's segments, and each frame is encoded once for
-            both.
+            both. With ``reward_end_switching`` only until the encoder is frozen.
         encoder_lr_factor: the encoder's learning rate relative to the denoiser's (0.3 in JEDI).
         denoiser, reward_end: their optimisers.
         sampling: which parts of the replay are drawn more often.
@@ -138,7 +138,9 @@ def fit_world_model(
     for _ in range(updates):
         with autocast:
             frames, segment = draw(length)
-            losses = world_model.loss(frames, segment, generator, draw_to_read(frames, segment), share)
+            sequence = draw_to_read(frames, segment)
+        with autocast:  # anew, since before pytorch#165068 it kept the casts of a dream, which have no gradients
+            losses = world_model.loss(frames, segment, generator, sequence, share)
         norms = optim.step(losses.total)
         world_model.update_target()
         probe = {}

@@ -29,7 +29,7 @@ BATCH = 5  # shares of different sizes
 SHARED = replace(
     MICRO,
     world_model=replace(MICRO_MODEL, covariance_weight=0.1),
-    fit_world_model=replace(MICRO.fit_world_model, batch=BATCH, freeze_encoder_after=9, reward_end_switching=0.5),
+    fit_world_model=replace(MICRO.fit_world_model, batch=BATCH, freeze_encoder_after=9, reward_end_switching=1.0),
     fit_agent=replace(MICRO.fit_agent, batch=BATCH, normalise_advantages=True, passes=2),
 )
 

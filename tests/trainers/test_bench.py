@@ -116,7 +116,7 @@ def test_the_operations_of_an_update_are_those_of_a_whole_one(monkeypatch):
     measured = Measured((1.0, 1.0), (10.0, 10.0), flops=20e9, units=0.5, idle=5, peak=7, noted={})
     monkeypatch.setattr(trainers.benchmarks.bench, "in_turns", lambda entries, _: [measured] * len(entries))
     rows = trainers.benchmarks.bench._updates(BenchConfig(), CPU, str)
-    assert [row["gflop"] for row in rows] == [40.0] * 6
+    assert [row["gflop_per_update"] for row in rows] == [40.0] * 6
 
 
 class Product:

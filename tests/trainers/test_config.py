@@ -35,6 +35,11 @@ def test_an_agent_cannot_see_more_frames_than_a_dream_has(stack):
         replace(MICRO, agent=replace(MICRO.agent, frame_stack=stack))
 
 
+def test_dreamed_segments_are_read_only_beside_a_frozen_encoder():
+    with pytest.raises(UsageError, match="freeze-encoder-after"):
+        replace(MICRO, fit_world_model=replace(MICRO.fit_world_model, reward_end_switching=0.5))
+
+
 @pytest.mark.parametrize("config", [MICRO, *PRESETS.values()])
 def test_a_configuration_survives_json(config):
     assert from_json(TrainConfig, to_json(config), "config") == config

@@ -9,6 +9,7 @@ import torch
 
 import trainers.estimate
 from jedi_env.errors import UsageError
+from jedi_env.models.world_model import WorldModel
 from tests.trainers.fakes import MICRO, TOY, ToyGame
 from trainers.estimate import Cost, Estimate, estimate
 from trainers.fit_world_model import fit_world_model
@@ -88,6 +89,22 @@ def test_every_kind_of_update_that_chance_decides_on_is_timed_by_how_often_it_co
     costs = {cost.name: cost.seconds for cost in estimate(mixed, TOY, CPU, quietly).costs}
     assert costs["world-model update"] == pytest.approx(1.5)
     assert costs["world-model update, encoder frozen"] == pytest.approx(2.75)
+
+
+@pytest.mark.parametrize("switching", [0.0, 0.5])
+def test_an_update_that_might_have_dreamed_reads_segments_of_its_own_too(monkeypatch, switching):
+    lengths, loss = set(), WorldModel.loss
+
+    def spied(model, frames, segment, generator, sequence, share):
+        if not model.encoder.training:
+            lengths.add(sequence[1].actions.shape[1])
+        return loss(model, frames, segment, generator, sequence, share)
+
+    monkeypatch.setattr(WorldModel, "loss", spied)
+    fitting = replace(MICRO.fit_world_model, freeze_encoder_after=1, reward_end_length=0, dreamed_steps=4)
+    config = replace(MICRO, fit_world_model=replace(fitting, reward_end_switching=switching))
+    estimate(config, TOY, CPU, quietly)
+    assert lengths == {2 - 1 + (4 if switching else fitting.denoising_steps)}  # after a context of 2
 
 
 @pytest.mark.parametrize(

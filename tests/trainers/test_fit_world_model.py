@@ -239,6 +239,24 @@ def test_the_reward_model_reads_dreamed_frames_once_the_encoder_is_frozen(replay
     assert 0 < segment.mask[:, 1:].sum() < segment.mask[:, 1:].numel()
 
 
+def test_what_was_cast_for_a_dream_is_cast_anew_for_the_loss(replay, monkeypatch):
+    """Older PyTorch would else give the denoiser no gradients: it keeps casts made without them (pytorch#165068)."""
+    config = replace(SETTINGS, freeze_encoder_after=1, reward_end_switching=1.0, precision_bf16=True)
+    fitting, done = Fitting(replay, config), []
+    fitting.fit(1)
+
+    def told(owner, name):
+        does = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (done.append(name), does(*args))[1])
+
+    told(fitting.model, "dreamed")
+    told(fitting.model, "loss")
+    told(torch, "clear_autocast_cache")
+    fitting.fit(1, seed=1)
+    assert done[done.index("dreamed") : done.index("loss") + 1] == ["dreamed", "clear_autocast_cache", "loss"]
+    assert all(weight.grad is not None for weight in fitting.model.denoiser.parameters())
+
+
 @pytest.mark.parametrize(("switching", "least", "most"), [(0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)])
 def test_switching_is_the_share_of_batches_that_are_dreamed(replay, monkeypatch, switching, least, most):
     fitting = Fitting(replay, replace(SETTINGS, freeze_encoder_after=1, reward_end_switching=switching))

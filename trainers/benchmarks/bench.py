@@ -235,11 +235,7 @@ def _updates(config: BenchConfig, place: Place, tell: Callable[[str], object]) -
         if config.against is not None:
             entries.append((PUBLIC, public(Path(config.against))))
         outcomes = in_turns([(workload, place) for _, workload in entries], config.seconds)
-        for (who, _), outcome in zip(entries, outcomes, strict=True):
-            row = _row(who, outcome, part=part)
-            if isinstance(outcome, Measured):
-                row["gflop"] /= outcome.units  # of a whole update, whatever piece of it was run, or how many
-            rows.append(row)
+        rows += [_update_row(who, outcome, part=part) for (who, _), outcome in zip(entries, outcomes, strict=True)]
     return rows
 
 
@@ -273,11 +269,18 @@ def _imagination(config: BenchConfig, place: Place, tell: Callable[[str], object
     outcomes = in_turns([(one, place) for one in work], config.seconds / 2)
     rows = []
     for batch, outcome in zip(batches, outcomes, strict=True):
-        row = _row(OURS, outcome, batch=batch)
+        row = _update_row(OURS, outcome, batch=batch)
         if isinstance(outcome, Measured):
             row["imagined_per_second"] = outcome.rate * batch * PRESETS[preset].fit_agent.horizon
         rows.append(row)
     return rows
+
+
+def _update_row(who: str, outcome: Outcome, **what: float | str) -> dict[str, Any]:
+    row = _row(who, outcome, **what)
+    if isinstance(outcome, Measured):  # a piece of an update, or several
+        row["gflop_per_update"] = row.pop("gflop") / outcome.units
+    return row
 
 
 def _row(who: str, outcome: Outcome, **what: float | str) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _rates(rows: Sequence[dict[str, Any]], key: str, title: str, names: dict[str
                 str(row[key]),
                 names[row["who"]],
                 f"{_number(row['rate'])} ({_number(row['low'])} to {_number(row['high'])})",
-                _number(row["gflop"]),
+                _number(row["gflop_per_update" if "gflop_per_update" in row else "gflop"]),
                 f"{row['share']:.0%}",
                 f"{row['working_mb']:,.0f} MiB",
             ]
