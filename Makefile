@@ -31,7 +31,7 @@ demo: setup  ## the main job: PPO learns in the shipped Breakout dream and plays
 train-demo: setup  ## the same from raw frames: the dream is trained too (a quarter of an hour), into runs/train-demo
 	$(BIN)/python -m trainers.demo --train --steps 100000 --out runs/train-demo
 
-quality: setup  ## the gate that every change to a model or a trainer passes: learning on Catch, three seeds (an hour of one core)
+quality: setup  ## the gate that every change to a model or a trainer passes: learning on Catch, three seeds (some 35 minutes of one core)
 	$(BIN)/python -m trainers.quality --out runs/quality
 
 MINUTES ?= 9

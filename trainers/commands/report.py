@@ -21,7 +21,7 @@ class Report:
     Runs may be unfinished, crashed or damaged: what they have is shown, and what they lack is said. They are only read.
 
     Attributes:
-        runs: run directories of `jedi-env train` or the demonstration, such as runs/*.
+        runs: run directories of `jedi-env train` or `make train-demo`, such as runs/*.
         out: the page.
         against: published methods to compare with; default: SimPLe, TWM, IRIS, DreamerV3, STORM, DIAMOND, JEDI.
         draw: draw a dream beside reality, from checkpoint and replay, for one run a method and game that left none.
