@@ -55,9 +55,9 @@ def page(record: dict[str, Any], pictures: Sequence[str] = ()) -> str:
             "\n## Updates a second, at each preset's own batch\n\n" + _rates(record["updates"], "part", "of", names)
         )
         parts.append(
-            f"\nOf the agent's updates only {config['horizon']} imagined steps are run (of DIAMOND's code 2), and the time "
-            "of all is the multiple. Where chance decides whether the denoiser's own estimates are fed back, one update of "
-            "each kind is run. The GFLOP are those of one whole update.\n"
+            f"\nOf the agent's updates only {config['horizon']} imagined steps are run (of DIAMOND's code 2), and the "
+            "time of all is the multiple. Where chance decides whether the denoiser's own estimates are fed back, one "
+            "update of each kind is run. The GFLOP are those of one whole update.\n"
         )
     if "layers" in record:
         parts.append(_layers(record))
