@@ -28,7 +28,7 @@ $(VENV)/.stamp: requirements.lock pyproject.toml
 demo: setup  ## the main job: PPO learns in the shipped Breakout dream and plays the real game (minutes), into runs/demo
 	$(BIN)/python -m trainers.demo --out runs/demo
 
-train-demo: setup  ## the same from raw frames: the dream is trained too (a quarter of an hour), into runs/train-demo
+train-demo: setup  ## the same from raw frames: the dream is trained too (some 17 minutes), into runs/train-demo
 	$(BIN)/python -m trainers.demo --train --steps 100000 --out runs/train-demo
 
 quality: setup  ## the gate that every change to a model or a trainer passes: learning on Catch, three seeds (some 35 minutes of one core)

@@ -1,6 +1,7 @@
 """Which parts of the method matter to a small model: the papers' ablations and ours (``python -m trainers.ablations``).
 
-Every variant departs from the preset ``tiny`` in what its name says. On Catch the native loop is trained from nothing
+Every variant departs in what its name says from the preset ``tiny`` with the world model of the gate, whose runs are
+as short (no noise on the reward/termination model's frames). On Catch the native loop is trained from nothing
 and scored on the real game, a few seeds each; on Breakout the world model alone is fitted to random play, and
 :mod:`trainers.fidelity` judges it on held-out play. What is finished is not done anew, so several processes may share
 one folder, each with ``--variants`` of its own; each prints the tables of all that is there.
@@ -84,9 +85,9 @@ OFFLINE_BREAKOUT = replace(
     DEMO, fit_world_model=replace(DEMO.fit_world_model, first_updates=1_500, freeze_encoder_after=750)
 )
 RESAMPLES = 10_000
-_REPORT = "fidelity.json"
+_REPORT, _LONGEST = "fidelity.json", 15  # dream steps
 _COLUMNS = (
-    *(f"error against copying after {k} (95%)" for k in (1, 5, 15)),
+    *(f"error against copying after {k} (95%)" for k in (1, 5, _LONGEST)),
     "rank, real",
     "reward recall after 0 / 1 / 5 dreamed frames",
     "R2 ball x, y, encoded",
@@ -118,6 +119,8 @@ class AblationsConfig:
         for name in self.variants:
             if name not in VARIANTS:
                 raise UsageError(f"There is no variant {name!r}.{nearest(name, VARIANTS)} All: {', '.join(VARIANTS)}.")
+        if self.breakout and not (self.fidelity.horizon >= _LONGEST and self.fidelity.probes):
+            raise UsageError(f"The table needs the probes, and a --fidelity.horizon of at least {_LONGEST}.")
 
 
 def ablations(config: AblationsConfig, catch: TrainConfig, breakout: TrainConfig) -> dict[str, Any]:
@@ -177,7 +180,7 @@ def _cells(report: Mapping[str, Any]) -> list[str]:
         return ", ".join(_number(probes[name, horizon]) for name in ("ball_x", "ball_y"))
 
     return [
-        *(_with_interval(frames[k]["against_copy"]) for k in (1, 5, 15)),
+        *(_with_interval(frames[k]["against_copy"]) for k in (1, 5, _LONGEST)),
         f"{spread[0]['rank_real']:.0f}",
         " / ".join(_number(events[k]["reward"]["recall"][2]) for k in (0, 1, 5)),
         r2(0),

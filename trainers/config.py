@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -28,35 +29,54 @@ _LEAST = {
     "fit_world_model.decoder_every": 0,
     "fit_world_model.freeze_encoder_after": 0,
     "fit_world_model.dreamed_steps": 1,
+    "fit_world_model.denoiser.warmup": 0,
+    "fit_world_model.reward_end.warmup": 0,
     "fit_agent.first_updates": 0,
     "fit_agent.updates": 0,
     "fit_agent.batch": 1,
     "fit_agent.horizon": 1,
     "fit_agent.contexts": 1,
     "fit_agent.passes": 1,
+    "fit_agent.optim.warmup": 0,
     "evaluate.every": 0,
     "evaluate.episodes": 0,
     "evaluate.final_episodes": 0,
     "final_epochs": 0,
     "bank": 1,
 }
-_SHARE, _ABOVE_0 = (0.0, 1.0), (1e-12, 1e3)
+_SHARE, _FROM_0, _ABOVE_0 = (0.0, 1.0), (0.0, 1e3), (1e-12, 1e3)
+_OPTIM = {"lr": _ABOVE_0, "weight_decay": _FROM_0, "max_grad_norm": (1e-12, math.inf)}
 _BETWEEN = {
     "world_model.switching": _SHARE,
-    "world_model.denoiser.context_noise": (0.0, 1e3),
-    "world_model.reward_end.frame_noise": (0.0, 1e3),
+    "world_model.covariance_weight": _FROM_0,
+    "world_model.denoiser.sigma_data": _ABOVE_0,
+    "world_model.denoiser.mean_log_sigma": (-100.0, 100.0),
+    "world_model.denoiser.std_log_sigma": _FROM_0,
+    "world_model.denoiser.sigma_high": _ABOVE_0,
+    "world_model.denoiser.offset_noise": _FROM_0,
+    "world_model.denoiser.context_noise": _FROM_0,
+    "world_model.reward_end.frame_noise": _FROM_0,
+    "world_model.reward_end.event_weight": _FROM_0,
+    "world_model.sampler.sigma_max": _ABOVE_0,
+    "world_model.sampler.start_std": _FROM_0,
     "world_model.sampler.steps": (1, 1000),
     "world_model.sampler.order": (1, 2),
     "world_model.sampler.rho": (1e-2, 1e3),
     "world_model.sampler.churn": (0.0, 1e6),
+    "decoder.motion_weight": _FROM_0,
     "collect.epsilon": _SHARE,
-    "fit_world_model.denoiser.lr": _ABOVE_0,
-    "fit_world_model.reward_end.lr": _ABOVE_0,
+    "fit_world_model.encoder_lr_factor": _FROM_0,
     "fit_world_model.sampling.event_fraction": _SHARE,
     "fit_world_model.reward_end_switching": _SHARE,
     "fit_agent.gamma": _SHARE,
     "fit_agent.lambda_": _SHARE,
-    "fit_agent.optim.lr": _ABOVE_0,
+    "fit_agent.entropy_weight": _FROM_0,
+    "fit_agent.value_weight": _FROM_0,
+    **{
+        f"{optim}.{name}": bounds
+        for optim in ("fit_world_model.denoiser", "fit_world_model.reward_end", "fit_agent.optim")
+        for name, bounds in _OPTIM.items()
+    },
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,10 +67,12 @@ class DistillConfig:
             check_positive(name, getattr(self, name))
         if self.teacher_steps < 2:
             raise UsageError(f"teacher_steps is {self.teacher_steps}: there is nothing to distil below 2.")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr is {self.lr}: write a number above 0.")
 
 
 def distil(checkpoint: Checkpoint, config: DistillConfig, device: torch.device) -> Checkpoint:
-    """Return ``checkpoint`` with a denoiser that takes one step.
+    """Return ``checkpoint`` with a denoiser that takes one step, and without what was measured of the teacher.
 
     Raises:
         UsageError: its model does not diffuse.
@@ -84,7 +87,7 @@ def distil(checkpoint: Checkpoint, config: DistillConfig, device: torch.device) 
     logged = averages(progress(fit(teacher, student, checkpoint, config), config.updates, "distilling"))
     logger.info("mean squared distance to the teacher's frames: %.5f", logged["loss"])
     told: dict[str, JSON] = {**checkpoint.provenance, "distilled": {**provenance(config), "updates": config.updates}}
-    return replace(checkpoint, world_model=student.eval(), provenance=told)
+    return replace(checkpoint, world_model=student.eval(), provenance=told, metrics={})
 
 
 def fit(

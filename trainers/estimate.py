@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -46,7 +47,7 @@ class Cost:
 
     Attributes:
         name: of the work.
-        seconds: the median of a few times; where chance decides what is done, the mean of the medians of each.
+        seconds: the median of a few times; where chance or the turn decides what is done, the mean of the medians.
         times: how often a run does it.
         scaled: by how much the time of the piece that was measured is multiplied in ``seconds``.
     """
@@ -165,10 +166,14 @@ def _model_updates(
         stages.append(("world-model update, encoder frozen", updates - frozen_after, frozen_after))
     for name, times, already in stages:
         seconds = 0.0
+        drawn = _outcomes(1 / settings.decoder_every if settings.decoder_every else 0.0)
+        if config.world_model.needs_decoder:
+            drawn = _outcomes(1.0)
         switched = _outcomes(settings.reward_end_switching) if already else [(0.0, 1.0)]
         if settings.reward_end_switching:  # whose segments are its own also when nothing of them is dreamed
             switched = [(dreamed or _NEVER, often) for dreamed, often in switched]
-        for (fed, often), (dreamed, frequent) in product(_outcomes(config.world_model.switching), switched):
+        for coins in product(_outcomes(config.world_model.switching), switched, drawn):
+            (fed, dreamed, decoded), chances = zip(*coins, strict=True)
             state.world_model_optim.updates = already
             state.world_model.encoder.requires_grad_(True)  # an earlier stage, on a piece, froze it
             state.world_model.config = replace(config.world_model, switching=fed)
@@ -176,20 +181,19 @@ def _model_updates(
                 state.world_model,
                 state.world_model_optim,
                 state.replay,
-                replace(small.fit_world_model, reward_end_switching=dreamed),
+                replace(small.fit_world_model, reward_end_switching=dreamed, decoder_every=1),
                 _REPETITIONS + 1,
                 numpy_rng(0, 0, Purpose.WORLD_MODEL),
                 torch_rng(0, 0, Purpose.WORLD_MODEL, device),
-                state.decoder,
-                state.decoder_optim,
+                *((state.decoder, state.decoder_optim) if decoded else ()),
             )
-            seconds += often * frequent * scaled * _median(steps, _REPETITIONS)
+            seconds += prod(chances) * scaled * _median(steps, _REPETITIONS)
         yield Cost(name, seconds, times, scaled)
     state.world_model.eval()
 
 
 def _outcomes(chance: float) -> list[tuple[float, float]]:
-    """Return what a coin of a batch may decide, 0.0 or 1.0, each with how often it does: one kind of update each."""
+    """Return what may be decided for a batch, 0.0 or 1.0, each with how often it is: one kind of update each."""
     return [(outcome, often) for outcome, often in ((0.0, 1 - chance), (1.0, chance)) if often]
 
 

@@ -45,10 +45,11 @@ class FitWorldModelConfig:
         freeze_encoder_after: updates after which the encoder is frozen for good; 0: never (the paper). A moving latent
             makes the policy's input move, and on a small budget that costs more than it brings.
         reward_end_switching: chance that the reward/termination model reads a dreamed segment, real but for its last
-            ``dreamed_steps`` frames, drawn once a batch when the encoder is frozen. Above 0 its segments are its own
-            from then on and drawn uniformly, ``event_fraction`` or not. 0 in both papers: what the dream draws
-            otherwise than the game is then never read before the agent depends on it.
-        dreamed_steps: frames of such a segment that are dreamed in a row, with the actions really taken.
+            ``dreamed_steps`` frames, drawn once a batch when the encoder is frozen (never, if the run ends before).
+            Above 0 its segments are its own from then on, and ``event_fraction`` does not apply to them. 0 in both
+            papers: what the dream draws otherwise than the game is then never read before the agent depends on it.
+        dreamed_steps: frames of such a segment that are dreamed in a row, with the actions really taken; where
+            ``reward_end.sees_next`` is off the last of them would not be read, and stays real.
         precision_bf16: bfloat16 arithmetic in the networks (on CUDA, float16 in the LSTM: cuDNN has no other there).
     """
 
@@ -129,7 +130,9 @@ def fit_world_model(
         frames, segment = draw(world_model.context_length + config.dreamed_steps - 1, uniformly)
         if rng.random() < config.reward_end_switching:
             keys = lane_keys(rng.integers(2**63, size=config.batch)[share.span].tolist(), device)
-            frames = world_model.dreamed(frames, segment, LaneNoise(keys, torch.zeros_like(keys)))
+            noise = LaneNoise(keys, torch.zeros_like(keys))
+            read = frames.shape[1] - (not world_model.config.reward_end.sees_next)  # who foresees reads no last frame
+            frames = torch.cat((world_model.dreamed(frames[:, :read], segment, noise), frames[:, read:]), dim=1)
         return frames, segment
 
     world_model.train()

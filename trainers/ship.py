@@ -44,7 +44,7 @@ from trainers.train import encoded
 
 logger = logging.getLogger(__name__)
 
-CARD = "README.md"
+CARD, STRIP = "README.md", "strip.png"
 LARGEST = 5_000_000  # bytes
 
 
@@ -72,6 +72,8 @@ class ShipConfig:
     def __post_init__(self) -> None:
         for name in ("contexts", "seeds", "steps", "horizon", "episodes"):
             check_positive(name, getattr(self, name))
+        if self.episodes < 2:
+            raise UsageError("episodes is 1: write at least 2, since one game has no deviation.")
 
 
 def ship(run: Path, out: Path, config: ShipConfig) -> Checkpoint:
@@ -87,6 +89,8 @@ def ship(run: Path, out: Path, config: ShipConfig) -> Checkpoint:
     if size > LARGEST:
         raise UsageError(f"It would take {size:,} bytes, more than {LARGEST:,}: write fewer --contexts.")
     whole.save(out, half=True)
+    for told in (CARD, STRIP):  # of the dream that lay there before
+        (out / told).unlink(missing_ok=True)
     return measure(out, config)
 
 
@@ -99,7 +103,7 @@ def measure(out: Path, config: ShipConfig) -> Checkpoint:
     shipped = _measurable(out)
     report, segments = fidelity(shipped, config.fidelity)
     store(report, shipped, out, set_horizon=True)
-    save_sample(shipped.world_model, segments, out / "strip.png", config.fidelity.seed, scale=1)
+    save_sample(shipped.world_model, segments, out / STRIP, config.fidelity.seed, scale=1)
     annotate(out, metrics={"real_games": play_real_games(shipped, config)})
     shipped = Checkpoint.load(out)
     replace_file(out / CARD, card(shipped).encode())
@@ -113,7 +117,8 @@ def starting_points(run: Path, checkpoint: Checkpoint, size: int) -> Context:
         RunError: that play is not there.
     """
     model, actions = checkpoint.world_model, checkpoint.world_model.actions
-    rows = from_json(TrainConfig, checkpoint.provenance.get("config"), "config").collect.first_steps
+    collect = from_json(TrainConfig, checkpoint.provenance.get("config"), "config").collect
+    rows = min(collect.first_steps, collect.total_steps)
     if rows_in(run / "replay", actions) < rows:
         raise RunError(
             f"The replay of {run} lacks the {rows} first steps, from which starting points are drawn: ship from the "

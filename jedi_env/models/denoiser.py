@@ -57,6 +57,13 @@ class DenoiserConfig:
     # ours
     context_noise: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_low <= self.sigma_high:
+            raise UsageError(
+                f"sigma_low is {self.sigma_low} and sigma_high is {self.sigma_high}: write numbers above 0, the lower "
+                "no more than the higher."
+            )
+
 
 class Coefficients(NamedTuple):
     """The functions of the noise level that precondition the network: ``(B, 1, 1, 1)``, but ``noise`` ``(B,)``."""

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jedi_env.errors import UsageError
 from jedi_env.models.blocks import PlainResBlock, conv3x3
 from jedi_env.share import WHOLE, Share
 
@@ -52,6 +53,12 @@ class LatentEncoderConfig:
     centre: bool = False
     standardise: bool = False
     scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("bound", "scale"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise UsageError(f"The encoder's {name} is {value}: write a number above 0.")
 
 
 @dataclass(frozen=True)

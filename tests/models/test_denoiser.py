@@ -301,3 +301,9 @@ def test_a_condition_that_cannot_be_shared_is_refused(length, cond):
     with pytest.raises(UsageError, match=r"multiple of [26]\."):
         Denoiser(C, length, A, replace(SMALL, cond_channels=cond))
     Denoiser(C, length, A, replace(SMALL, cond_channels=12))
+
+
+@pytest.mark.parametrize("levels", [(1.0, 0.5), (0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0, math.nan)])
+def test_levels_that_cannot_be_drawn_are_refused(levels):
+    with pytest.raises(UsageError, match=r"sigma_low is .*the lower no more than the higher"):
+        DenoiserConfig(sigma_low=levels[0], sigma_high=levels[1])

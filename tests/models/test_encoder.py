@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from jedi_env.errors import UsageError
 from jedi_env.models.encoder import (
     LatentEncoder,
     LatentEncoderConfig,
@@ -265,3 +266,10 @@ def test_uncorrelated_elements_are_not_penalised():
 def test_the_config_decides_the_encoder():
     assert isinstance(make_encoder(SMALL), LatentEncoder)
     assert isinstance(make_encoder(PixelEncoderConfig()), PixelEncoder)
+
+
+@pytest.mark.parametrize("name", ["bound", "scale"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_range_without_extent_is_refused(name, value):
+    with pytest.raises(UsageError, match=rf"{name} is .*a number above 0"):
+        LatentEncoderConfig(**{name: value})

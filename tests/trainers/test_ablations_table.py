@@ -111,3 +111,10 @@ def test_an_unknown_variant_is_refused_by_name():
         AblationsConfig(variants=("pixel",))
     with pytest.raises(UsageError, match="seeds is 0"):
         AblationsConfig(seeds=0)
+
+
+@pytest.mark.parametrize("lacking", [{"horizon": 10}, {"probes": False}])
+def test_what_the_table_could_not_show_is_refused_before_anything_is_trained(lacking):
+    with pytest.raises(UsageError, match=r"needs the probes, and a --fidelity.horizon of at least 15"):
+        AblationsConfig(fidelity=FidelityConfig(**lacking))
+    assert not AblationsConfig(breakout=False, fidelity=FidelityConfig(**lacking)).breakout

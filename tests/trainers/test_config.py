@@ -1,5 +1,6 @@
 """Settings that could only fail later are refused at once, by name."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,11 @@ from jedi_env.errors import UsageError
 from tests.trainers.fakes import MICRO
 from trainers.config import TrainConfig
 from trainers.presets import PRESETS
+
+
+def changed(config, path, value):
+    first, *rest = path
+    return replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
 
 
 @pytest.mark.parametrize(
@@ -22,11 +28,12 @@ from trainers.presets import PRESETS
         ("fit_agent", "horizon", 0),
         ("fit_agent", "passes", 0),
         ("evaluate", "final_episodes", -5),
+        ("fit_agent.optim", "warmup", -1),
     ],
 )
 def test_a_number_out_of_range_is_refused_by_name(part, field, value):
     with pytest.raises(UsageError, match=rf"{part}\.{field} is {value}: write a whole number of at least"):
-        replace(MICRO, **{part: replace(getattr(MICRO, part), **{field: value})})
+        changed(MICRO, [*part.split("."), field], value)
 
 
 @pytest.mark.parametrize("stack", [0, 3])
@@ -60,13 +67,21 @@ def test_a_configuration_survives_json(config):
         ("world_model.sampler.rho", 0.0, "from 0.01 to 1000"),
         ("world_model.sampler.churn", -1.0, "from 0 to 1e[+]06"),
         ("world_model.switching", 2.0, "from 0 to 1"),
+        ("world_model.covariance_weight", -1.0, "from 0 to 1000"),
+        ("world_model.denoiser.sigma_data", 0.0, "from 1e-12 to 1000"),
+        ("world_model.denoiser.std_log_sigma", math.nan, "from 0 to 1000"),
+        ("world_model.sampler.start_std", math.inf, "from 0 to 1000"),
+        ("fit_world_model.encoder_lr_factor", -0.3, "from 0 to 1000"),
+        ("fit_world_model.denoiser.max_grad_norm", -1.0, "from 1e-12 to inf"),
+        ("fit_world_model.reward_end.max_grad_norm", math.nan, "from 1e-12 to inf"),
+        ("fit_agent.optim.weight_decay", -0.1, "from 0 to 1000"),
+        ("fit_agent.entropy_weight", -0.1, "from 0 to 1000"),
     ],
 )
 def test_what_would_fail_late_or_mean_something_else_is_refused_at_once(name, value, said):
-    def changed(config, path):
-        if len(path) == 1:
-            return replace(config, **{path[0]: value})
-        return replace(config, **{path[0]: changed(getattr(config, path[0]), path[1:])})
-
     with pytest.raises(UsageError, match=rf"{name}.*{said}"):
-        changed(MICRO, name.split("."))
+        changed(MICRO, name.split("."), value)
+
+
+def test_gradients_may_go_unclipped():
+    assert changed(MICRO, ["fit_agent", "optim", "max_grad_norm"], math.inf).fit_agent.optim.max_grad_norm == math.inf

@@ -1,5 +1,6 @@
 """Distillation: one step comes closer to what several steps reach, and nothing but the denoiser changes."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,19 @@ def test_only_the_denoiser_changed(teacher, student):
     assert teacher.world_model.config.sampler.steps == 2
     assert student.world_model.config.sampler == replace(LATENT.sampler, steps=1)
     assert student.contexts is teacher.contexts
+
+
+def test_what_was_measured_of_the_teacher_is_not_said_of_the_student(teacher):
+    told = replace(teacher, metrics={"fidelity": {"trusted_horizon": 15}})
+    student = distil(told, replace(CONFIG, updates=1), torch.device("cpu"))
+    assert told.metrics
+    assert not student.metrics
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, math.nan, math.inf])
+def test_a_learning_rate_that_learns_nothing_is_refused(lr):
+    with pytest.raises(UsageError, match=r"lr is .*a number above 0"):
+        DistillConfig(lr=lr)
 
 
 def test_it_learns_from_the_frame_that_the_dream_would_draw(student):

@@ -62,33 +62,32 @@ def test_a_piece_leaves_the_encoder_learning_for_the_whole(monkeypatch):
     freezing = replace(
         MICRO,
         world_model=replace(MICRO.world_model, switching=1.0),
-        fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=3, batch=16),
+        fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=3, batch=16, decoder_every=0),
     )
     estimate(freezing, TOY, CPU, quietly)
     assert learns == [(0, True), (3, True), (0, True), (3, True)]
 
 
-def test_every_kind_of_update_that_chance_decides_on_is_timed_by_how_often_it_comes(monkeypatch):
-    """A clock that is moved by what an update does: 1 second, 2 more to feed estimates back, 10 more to dream."""
+def test_every_kind_of_update_is_timed_by_how_often_it_comes(monkeypatch):
+    """A clock that is moved by what an update does: 1 second, 2 to feed estimates back, 10 to dream, 20 to decode."""
     now = [0.0]
     monkeypatch.setattr(trainers.estimate.time, "perf_counter", lambda: now[0])
 
     def spied(world_model, optim, replay, config, *arguments):
         for logged in fit_world_model(world_model, optim, replay, config, *arguments):
-            now[0] += (
-                1 + 2 * world_model.config.switching + 10 * (config.reward_end_switching if optim.updates > 9 else 0)
-            )
+            dreamed = config.reward_end_switching if optim.updates > 9 else 0
+            now[0] += 1 + 2 * world_model.config.switching + 10 * dreamed + 20 * ("loss_decoder" in logged)
             yield logged
 
     monkeypatch.setattr(trainers.estimate, "fit_world_model", spied)
-    mixed = replace(
-        MICRO,
-        world_model=replace(MICRO.world_model, switching=0.25),
-        fit_world_model=replace(MICRO.fit_world_model, freeze_encoder_after=9, reward_end_switching=0.125),
-    )
+    fitting = replace(MICRO.fit_world_model, freeze_encoder_after=9, reward_end_switching=0.125, decoder_every=8)
+    mixed = replace(MICRO, world_model=replace(MICRO.world_model, switching=0.25), fit_world_model=fitting)
     costs = {cost.name: cost.seconds for cost in estimate(mixed, TOY, CPU, quietly).costs}
-    assert costs["world-model update"] == pytest.approx(1.5)
-    assert costs["world-model update, encoder frozen"] == pytest.approx(2.75)
+    assert costs["world-model update"] == pytest.approx(1 + 2 / 4 + 20 / 8)
+    assert costs["world-model update, encoder frozen"] == pytest.approx(1 + 2 / 4 + 10 / 8 + 20 / 8)
+    teaching = replace(mixed, world_model=replace(mixed.world_model, encoder_learns_from_reconstruction=True))
+    costs = {cost.name: cost.seconds for cost in estimate(teaching, TOY, CPU, quietly).costs}
+    assert costs["world-model update"] == pytest.approx(1 + 2 / 4 + 20)
 
 
 @pytest.mark.parametrize("switching", [0.0, 0.5])

@@ -257,6 +257,24 @@ def test_what_was_cast_for_a_dream_is_cast_anew_for_the_loss(replay, monkeypatch
     assert all(weight.grad is not None for weight in fitting.model.denoiser.parameters())
 
 
+def test_a_last_frame_that_is_not_read_is_not_dreamed(replay, monkeypatch):
+    model = replace(MICRO_MODEL, reward_end=replace(MICRO_MODEL.reward_end, sees_next=False))
+    config = replace(
+        SETTINGS, freeze_encoder_after=1, reward_end_length=0, reward_end_switching=1.0, dreamed_steps=4, batch=16
+    )
+    fitting = Fitting(replay, config, model)
+    frames, segment = read(fitting, monkeypatch, 2)[1][1]
+    with torch.no_grad():
+        real = fitting.model.encode(segment.pixels)
+        logits = [fitting.model.read(of, segment.actions)[0].reward for of in (frames, frames.roll(1, 0))]
+        logits.append(fitting.model.read(torch.cat((frames[:, :-1], real[:, :1]), dim=1), segment.actions)[0].reward)
+    changed = (frames[:, 2:] - real[:, 2:]).abs().amax(dim=(2, 3, 4)) > 2e-3
+    assert torch.equal(changed[:, :-1], segment.mask[:, 1:-1])
+    assert not changed[:, -1].any()
+    assert torch.equal(logits[0], logits[2])
+    assert not torch.equal(logits[0], logits[1])
+
+
 @pytest.mark.parametrize(("switching", "least", "most"), [(0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)])
 def test_switching_is_the_share_of_batches_that_are_dreamed(replay, monkeypatch, switching, least, most):
     fitting = Fitting(replay, replace(SETTINGS, freeze_encoder_after=1, reward_end_switching=switching))

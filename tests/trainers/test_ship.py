@@ -17,8 +17,19 @@ from tests.trainers.fakes import MICRO
 from trainers.config import EvaluateConfig
 from trainers.evaluate import Score
 from trainers.fidelity import FidelityConfig
-from trainers.replay import FollowedReplay
-from trainers.ship import CARD, LARGEST, ShipConfig, above, measure, play_real_games, ship
+from trainers.replay import FollowedReplay, rows_in
+from trainers.ship import (
+    CARD,
+    LARGEST,
+    STRIP,
+    ShipConfig,
+    above,
+    card,
+    measure,
+    play_real_games,
+    ship,
+    starting_points,
+)
 from trainers.train import train
 
 FIRST = 60  # random steps
@@ -167,6 +178,48 @@ def test_what_was_shipped_can_be_measured_again_in_dreams_of_another_length(ship
     assert "in dreams of 5, seed 0" in (shipped[1] / CARD).read_text()
     for name in ("model.safetensors", "agent.safetensors", "contexts.safetensors"):
         assert (out / name).read_bytes() == (shipped[1] / name).read_bytes()
+
+
+def test_a_dream_that_takes_anothers_place_is_never_under_its_card(shipped, tmp_path, monkeypatch):
+    run, before, _ = shipped
+    out = shutil.copytree(before, tmp_path / "out")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainers.ship.fidelity", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ship(run, out, replace(CONFIG, contexts=5))
+    assert len(Checkpoint.load(out).contexts) == 5
+    assert not (out / CARD).exists()
+    assert not (out / STRIP).exists()
+
+
+def test_a_run_shorter_than_its_first_play_can_be_shipped(shipped):
+    run, whole = shipped[0], Checkpoint.load(shipped[0] / "checkpoint")
+    rows = rows_in(run / "replay", whole.world_model.actions)
+
+    def of(total_steps):
+        told = json.loads(json.dumps(whole.provenance))
+        told["config"]["collect"] |= {"first_steps": rows + 50, "total_steps": total_steps}
+        return replace(whole, provenance=told)
+
+    assert len(starting_points(run, of(rows), 3).frames) == 3
+    with pytest.raises(RunError, match=f"lacks the {rows + 1} first steps"):
+        starting_points(run, of(rows + 1), 3)
+
+
+def test_a_card_says_that_no_dream_ended(shipped):
+    checkpoint = shipped[2]
+    games = checkpoint.metrics["real_games"]
+    endless = {**games, "ppo": [{**run, "dream_return": None} for run in games["ppo"]]}
+    text = card(replace(checkpoint, metrics={**checkpoint.metrics, "real_games": endless}))
+    assert "PPO's return of a dream episode at the end, seed 0: none ended." in text
+
+
+def test_one_game_has_no_deviation():
+    with pytest.raises(UsageError, match="episodes is 1: write at least 2"):
+        ShipConfig(episodes=1)
 
 
 @pytest.mark.parametrize("name", ["contexts", "seeds", "steps", "horizon", "episodes"])
