@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jedi_env.config_json import MAX_DEPTH, from_json, parse, to_json
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.models.decoder import DecoderConfig
+from jedi_env.models.denoiser import DenoiserConfig
 from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
 from jedi_env.models.reward_end import RewardEndConfig
 from jedi_env.models.sampler import SamplerConfig
@@ -70,8 +71,10 @@ free = st.recursive(
 )
 
 
-# What these classes refuse to be built with.
+# What these classes accept where they do not accept everything.
 RANGES = {
+    LatentEncoderConfig: {"bound": st.floats(1e-6, 1e6), "scale": st.floats(1e-6, 1e6)},
+    DenoiserConfig: {"sigma_low": st.floats(1e-6, 1e-3), "sigma_high": st.floats(1e-3, 1e6)},
     SamplerConfig: {
         "sigma_min": st.floats(1e-6, 1e-3),
         "sigma_max": st.floats(1e-3, 1e6),
