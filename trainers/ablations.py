@@ -89,7 +89,7 @@ _REPORT, _LONGEST = "fidelity.json", 15  # dream steps
 _COLUMNS = (
     *(f"error against copying after {k} (95%)" for k in (1, 5, _LONGEST)),
     "rank, real",
-    "reward recall after 0 / 1 / 5 dreamed frames",
+    "reward recall, real frames / 1 / 5 steps in",
     "R2 ball x, y, encoded",
     "dreamed, 5 steps",
 )

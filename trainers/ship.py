@@ -176,6 +176,7 @@ def card(checkpoint: Checkpoint) -> str:
         human=HUMAN_SCORES.get(str(checkpoint.game)),
         horizon=checkpoint.horizon,
         contexts=len(checkpoint.contexts),
+        sees_next=model.config.reward_end.sees_next,
         parameters={name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         provenance=checkpoint.provenance,
         fidelity=checkpoint.metrics["fidelity"],

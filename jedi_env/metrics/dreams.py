@@ -90,7 +90,8 @@ class Events:
     """Rewards and ends at one horizon, and their balance on the uniformly drawn lanes.
 
     Attributes:
-        horizon: the transition k of the dream; 0: read from real frames, all transitions of all lanes.
+        horizon: the transition k of the dream; 0: read from real frames, all transitions of all lanes. A reward model
+            that does not see the next frame (``reward_end.sees_next``) reads the k - 1 dreamed before, and at 1 none.
         reward, end: the two confusions.
         real_reward: mean sign of the real rewards on the uniformly drawn lanes; the next three likewise.
         dreamed_reward: mean of what the dream is expected to pay there.
