@@ -38,6 +38,7 @@ from jedi_env.checkpoint_config import (
     see_dream,
 )
 from jedi_env.config_json import JSON, parse, shown, to_json
+from jedi_env.device import resolve_device
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.folder import ATTEMPTS, current, inside, refuse_pickles, replace_folder
 from jedi_env.models.decoder import Decoder
@@ -97,7 +98,7 @@ class Checkpoint:
             CheckpointError: it is missing, damaged, foreign, malicious or of a newer version; nothing was loaded.
             UsageError: ``path`` is no path, or there is no such device.
         """
-        folder, on = as_folder(path).resolve(), as_device(device)
+        folder, on = as_folder(path).resolve(), resolve_device(device)
         for _ in range(ATTEMPTS):
             here = current(folder)
             seen = _stamp(here)
@@ -132,7 +133,7 @@ class Checkpoint:
         Raises:
             UsageError: there is no such device.
         """
-        place = as_device(device)
+        place = resolve_device(device)
         if place == self.contexts.frames.device:
             return self
         model = copy.deepcopy(self.world_model).to(place)
@@ -246,14 +247,6 @@ def as_folder(path: str | os.PathLike[str]) -> Path:
         raise UsageError(
             f"The checkpoint is {shown(path)}, but ~ is no home directory here: write a full path."
         ) from error
-
-
-def as_device(device: torch.device | str) -> torch.device:
-    """Return the device as tensors name it: with its index."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, TypeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        raise UsageError(f"The device {str(device)!r} cannot be used here: {shown(error)}") from error
 
 
 # The folder

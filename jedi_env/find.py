@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from jedi_env import hub
-from jedi_env.checkpoint import Checkpoint, as_device, as_folder
+from jedi_env.checkpoint import Checkpoint, as_folder
 from jedi_env.checkpoint_config import CONFIG, FILES, config_bytes
+from jedi_env.device import resolve_device
 from jedi_env.errors import UsageError, nearest
 from jedi_env.folder import current
 from jedi_env.games import GAMES
@@ -39,9 +40,9 @@ def find_checkpoint(
     if isinstance(checkpoint, Checkpoint):
         found = checkpoint.to(device)
     elif isinstance(checkpoint, str) and checkpoint.startswith(hub.PREFIX):
-        found = _shared(hub.download(checkpoint, FILES), as_device(device))
+        found = _shared(hub.download(checkpoint, FILES), resolve_device(device))
     elif checkpoint is not None:
-        found = _shared(as_folder(checkpoint), as_device(device))
+        found = _shared(as_folder(checkpoint), resolve_device(device))
     elif game is None:
         raise UsageError(
             "Which dream? Write checkpoint= with a folder, hub://owner/repo or a Checkpoint, or name a game in the id: "
@@ -51,7 +52,7 @@ def find_checkpoint(
         folder = locate(game)
         if folder is None:
             raise UsageError(_no_dream(game))
-        found = _shared(folder, as_device(device))
+        found = _shared(folder, resolve_device(device))
     if game in GAMES and found.game in GAMES and game != found.game:
         raise UsageError(
             f"This is a dream of {found.game}, not of {game}: write JEDIDream-{found.game}-v0 (or JEDIDream-v0, which "

@@ -186,7 +186,7 @@ def test_a_replaced_checkpoint_is_loaded_anew(folder):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", 1.5])
 def test_a_device_that_is_not_there_is_refused(folder, device):
-    with pytest.raises(UsageError, match=f"The device '{device}' cannot be used here"):
+    with pytest.raises(UsageError, match=f"The device '{device}' is not there"):
         find_checkpoint(None, folder, device)
 
 

@@ -86,10 +86,10 @@ class ActorCritic(nn.Module):
 
     def forward(self, observation: Tensor, memory: Tensor) -> Opinion:
         """Return what the agent thinks of ``observation`` (float ``(B, stack*C, H, W)``)."""
-        x = self.trunk(observation.contiguous(memory_format=torch.channels_last)).flatten(1)
+        x = self._features(observation)
         if self.lstm is not None:
-            x, cell = self.lstm(x, (memory[0], memory[1]))
-            memory = torch.stack((x, cell)).float()
+            memory = self._remember(self.lstm, x, memory)
+            x = memory[0]
         return Opinion(self.actor(x).float(), self.critic(x).float().squeeze(1), memory)
 
     @torch.no_grad()
@@ -99,7 +99,16 @@ class ActorCritic(nn.Module):
         As it would be in play; empty without an LSTM.
         """
         memory, stack = self.initial(len(frames), frames.device), self.config.frame_stack
-        if self.lstm is not None:
-            for newest in range(stack, frames.shape[1]):
-                memory = self(frames[:, newest - stack : newest].flatten(1, 2), memory).memory
+        if self.lstm is not None and frames.shape[1] > stack:
+            seen = [frames[:, newest - stack : newest].flatten(1, 2) for newest in range(stack, frames.shape[1])]
+            for x in self._features(torch.cat(seen)).chunk(len(seen)):  # only the LSTM has to go step by step
+                memory = self._remember(self.lstm, x, memory)
         return memory
+
+    def _features(self, observation: Tensor) -> Tensor:
+        x: Tensor = self.trunk(observation.contiguous(memory_format=torch.channels_last))
+        return x.flatten(1)
+
+    @staticmethod
+    def _remember(lstm: nn.LSTMCell, x: Tensor, memory: Tensor) -> Tensor:
+        return torch.stack(lstm(x, (memory[0], memory[1]))).float()

@@ -156,6 +156,10 @@ def fit_world_model(
             calibrate(world_model, replay, rng, device)
             world_model.encoder.eval().requires_grad_(False)
         logged = {"loss_denoising": losses.denoising, "loss_reward": losses.reward, "loss_end": losses.end}
+        if world_model.config.needs_decoder:
+            logged["loss_reconstruction"] = losses.reconstruction
+        if world_model.config.covariance_weight > 0:
+            logged["covariance"] = share.part(losses.covariance)  # every process has that of the whole batch
         yield {**distributed.totals({**logged, **probe}), **norms}
     if world_model.encoder.training:
         calibrate(world_model, replay, rng, device)

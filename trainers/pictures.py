@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from jedi_env.errors import UsageError
+from jedi_env.metrics.side_by_side import side_by_side
 from jedi_env.models.world_model import WorldModel
-from jedi_env.noise import LaneNoise, lane_keys
-from jedi_env.types import Context, Segment
+from jedi_env.types import Segment
 
 SCALE = 3  # screen pixels a game pixel
 GAP = 2  # game pixels between two frames
@@ -28,18 +28,11 @@ def imagine(world_model: WorldModel, segment: Segment, seed: int = 0) -> tuple[T
     Returns:
         Three uint8 tensors ``(B, n, 64, 64, 3)``: what really followed (the last context frame first), the same decoded
         from its latent, and the dream.
-
     """
-    k = world_model.context_length
-    frames = world_model.encode(segment.pixels)
-    state = world_model.begin(Context(frames[:, :k], segment.actions[:, : k - 1]))
-    key = lane_keys(range(seed, seed + len(frames)), frames.device)
-    dreamed = [frames[:, k - 1]]
-    for t in range(k - 1, segment.actions.shape[1]):
-        state, _ = world_model.advance(state, segment.actions[:, t], LaneNoise(key, torch.full_like(key, t)))
-        dreamed.append(state.frames[:, -1])
-    decoded, drawn = _draw(world_model, frames[:, k - 1 :]), _draw(world_model, torch.stack(dreamed, dim=1))
-    return segment.pixels[:, k - 1 :], decoded, drawn
+    last = world_model.context_length - 1
+    sides = side_by_side(world_model, segment, seed)
+    decoded, drawn = (_draw(world_model, frames[:, last:]) for frames in (sides.real, sides.dreamed))
+    return segment.pixels[:, last:], decoded, drawn
 
 
 def save_strip(world_model: WorldModel, segment: Segment, path: Path, seed: int = 0, scale: int = SCALE) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from jedi_env import diamond
+from jedi_env.config_json import from_json
 from jedi_env.models.denoiser import DenoiserConfig
-from jedi_env.models.encoder import LatentEncoderConfig, PixelEncoderConfig
+from jedi_env.models.encoder import LatentEncoderConfig
 from jedi_env.models.reward_end import RewardEndConfig
 from jedi_env.models.sampler import SamplerConfig
 from jedi_env.models.world_model import WorldModelConfig
@@ -31,13 +33,8 @@ def for_any_game(config: TrainConfig) -> TrainConfig:
 PAPER = TrainConfig(fit_agent=FitAgentConfig(contexts=8_192))
 
 DIAMOND = TrainConfig(
-    world_model=WorldModelConfig(
-        encoder=PixelEncoderConfig(),
-        denoiser=DenoiserConfig(channels=(64,) * 4, depths=(2,) * 4, attention=(False,) * 4),
-        reward_end=RewardEndConfig(down=(False, True, True, True)),
-        switching=1.0,
-    ),
-    agent=ActorCriticConfig(down=(True, True, True, True)),
+    world_model=diamond.WORLD_MODEL,
+    agent=from_json(ActorCriticConfig, diamond.AGENT, "diamond.AGENT"),
     fit_world_model=FitWorldModelConfig(decoder_every=0),
     fit_agent=FitAgentConfig(contexts=8_192),
 )
