@@ -126,6 +126,8 @@ def _locate(path_or_game: str | os.PathLike[str], game: str | None) -> tuple[Pat
     if isinstance(path_or_game, str) and path_or_game in GAMES and not Path(path_or_game).is_file():
         name = f"atari_100k/models/{path_or_game}.pt"
         return hub.download(REPOSITORY, [name]) / name, path_or_game
+    if not isinstance(path_or_game, str | os.PathLike):
+        raise UsageError(f"path_or_game is {path_or_game!r}: write a file, or one of the Atari100k games.")
     path = Path(os.path.expanduser(path_or_game))
     if not path.is_file():
         raise UsageError(

@@ -53,10 +53,11 @@ def find_checkpoint(
         if folder is None:
             raise UsageError(_no_dream(game))
         found = _shared(folder, resolve_device(device))
-    if game in GAMES and found.game in GAMES and game != found.game:
+    if game in GAMES and found.game is not None and game != found.game:
+        its = f"JEDIDream-{found.game}-v0 (or JEDIDream-v0, which takes any)"
         raise UsageError(
-            f"This is a dream of {found.game}, not of {game}: write JEDIDream-{found.game}-v0 (or JEDIDream-v0, which "
-            "takes any), or another checkpoint=."
+            f"This is a dream of {found.game}, not of {game}: write "
+            f"{its if found.game in GAMES else 'JEDIDream-v0, which takes any'}, or another checkpoint=."
         )
     return found
 

@@ -141,6 +141,8 @@ def test_a_dream_of_another_game_is_refused(folder):
         find_checkpoint("Pong", folder)
     with pytest.raises(UsageError, match="a dream of Breakout, not of Pong"):
         find_checkpoint("Pong", tiny_checkpoint())
+    with pytest.raises(UsageError, match="a dream of CarRacing-v3, not of Pong: write JEDIDream-v0, which takes any"):
+        find_checkpoint("Pong", tiny_checkpoint(game="CarRacing-v3"))
     assert find_checkpoint("ALE/Breakout-v5", folder).game == "Breakout"  # other ids are the caller's business
     assert find_checkpoint(GAMES[0], tiny_checkpoint(game=None)).game is None
 
@@ -188,6 +190,12 @@ def test_a_replaced_checkpoint_is_loaded_anew(folder):
 def test_a_device_that_is_not_there_is_refused(folder, device):
     with pytest.raises(UsageError, match=f"The device '{device}' is not there"):
         find_checkpoint(None, folder, device)
+
+
+@pytest.mark.parametrize("address", ["hub://owner/repo", "a\0b"])
+def test_a_folder_is_neither_an_address_nor_something_unspeakable(address):
+    with pytest.raises(UsageError, match=r"is no folder\. An address on the hub is taken where a checkpoint= is asked"):
+        Checkpoint.load(address)
 
 
 @pytest.mark.parametrize("thing", ["", 3, b"bytes", object()])

@@ -318,6 +318,11 @@ class TestWrongFiles:
         with pytest.raises(CheckpointError, match="could not be read"):
             load_diamond(tmp_path / "Breakout.pt", contexts=bank())
 
+    @pytest.mark.parametrize("thing", [None, 3])
+    def test_neither_a_path_nor_a_name(self, thing):
+        with pytest.raises(UsageError, match=f"path_or_game is {thing}: write a file, or one of"):
+            load_diamond(thing)
+
     @pytest.mark.parametrize("name", ["nowhere.pt", "Brakeout"])
     def test_neither_a_file_nor_a_game(self, name):
         with pytest.raises(UsageError, match=r"neither a file nor one of the Atari100k games"):

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
+import socket
 import sys
 import time
 import uuid
@@ -145,7 +147,7 @@ def sweep(jobs: Sequence[Job], resources: Resources, *, retries: int, address: s
             continue
         courses.append(_Course(job))
     if courses:
-        with _signed(jobs[0].run_dir.parent) as sign, _connected(address), _bar(len(jobs)) as bar:
+        with _connected(address), _signed(jobs[0].run_dir.parent) as sign, _bar(len(jobs)) as bar:
             _say_resources(bar, resources)
             bar.update(len(outcomes))
             for outcome in _outcomes(courses, resources, retries, sign, bar):
@@ -295,8 +297,10 @@ def _connected(address: str | None) -> Iterator[None]:
         if address is None:
             ray.init("local", include_dashboard=False, object_store_memory=_STORE, **quiet)
         else:
+            if named := re.fullmatch(r"([^:/]+):(\d+)", address):  # Ray itself would ask again for minutes
+                socket.create_connection((named[1], int(named[2])), timeout=GRACE).close()
             ray.init(address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise UsageError(
             f"No Ray cluster could be reached at {address or 'this machine'!r} ({error}). Start one with `ray start "
             "--head`, write its address as host:port, or leave out --address for a Ray of this machine alone."

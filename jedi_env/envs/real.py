@@ -7,7 +7,7 @@ Gymnasium id that shows images. It is not the dream; :func:`make_real` only give
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import gymnasium
 import numpy as np
@@ -31,6 +31,9 @@ from jedi_env.envs.encode import (
 from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv, check_positive
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
+
+if TYPE_CHECKING:
+    from jedi_env.checkpoint import Checkpoint
 
 _OBS_TYPES = ("latent", "rgb")
 
@@ -193,7 +196,8 @@ def make_real(
             game_or_env_id, life_loss=life_loss, sticky=sticky, frame_skip=frame_skip, render_mode=render_mode
         )
         try:
-            single = EncodedEnv(env, _frames(game_or_env_id, checkpoint, obs_type, frame_stack, device), frame_stack)
+            frames = _frames(game_or_env_id, env.action_space, checkpoint, obs_type, frame_stack, device)
+            single = EncodedEnv(env, frames, frame_stack)
             if obs_type == "latent":
                 single.action_space = _dreamed(single.action_space, game_or_env_id)
             return single
@@ -210,7 +214,8 @@ def make_real(
         render_mode=render_mode,
     )
     try:
-        many = EncodedVectorEnv(lanes, _frames(game_or_env_id, checkpoint, obs_type, frame_stack, device), frame_stack)
+        frames = _frames(game_or_env_id, lanes.single_action_space, checkpoint, obs_type, frame_stack, device)
+        many = EncodedVectorEnv(lanes, frames, frame_stack)
         if obs_type == "latent":
             many.single_action_space = _dreamed(many.single_action_space, game_or_env_id)
             many.action_space = batch_space(many.single_action_space, num_envs)
@@ -222,6 +227,7 @@ def make_real(
 
 def _frames(
     game: str,
+    space: gymnasium.Space[Any],
     checkpoint: CheckpointLike | Path | None,
     obs_type: str,
     frame_stack: int,
@@ -237,6 +243,7 @@ def _frames(
 
     if isinstance(checkpoint, Checkpoint) or not isinstance(checkpoint, CheckpointLike):
         checkpoint = find_checkpoint(game, checkpoint, place)
+        _check_actions(game, space, checkpoint)
     model = checkpoint.to(place).world_model  # a copy if it is elsewhere: others may share the one that was given
     if frame_stack > model.context_length:
         raise UsageError(
@@ -244,6 +251,18 @@ def _frames(
             f"write a number from 1 to {model.context_length}."
         )
     return latent_frames(model, place)
+
+
+def _check_actions(game: str, space: gymnasium.Space[Any], checkpoint: Checkpoint) -> None:
+    """Raise :class:`UsageError` unless the dream was trained under the game's actions: a policy of it plays here."""
+    from jedi_env.actions import actions_of
+
+    real, dreamed = actions_of(space, game), checkpoint.world_model.actions
+    if real != dreamed:
+        raise UsageError(
+            f"{game!r} has the actions {real.space}, and the dream has {dreamed.space}: it is of another game "
+            f"({checkpoint.game or 'which one, it does not say'}). Name the checkpoint= of a dream of this one."
+        )
 
 
 def _dreamed(space: gymnasium.Space[Any], game: str) -> gymnasium.Space[Any]:
@@ -259,7 +278,8 @@ def _make_other(env_id: str, protocol: AtariProtocol, render_mode: str | None) -
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise UsageError(
             f"{env_id!r} is neither an Atari100k game nor an id that Gymnasium can make ({error})."
-            f"{nearest(env_id, GAMES)} The games are spelled as in ALE: {', '.join(GAMES)}."
+            f"{nearest(env_id, GAMES)} The games are spelled as in ALE: {', '.join(GAMES)}. The id of another package "
+            "names it: 'ale_py:ALE/Breakout-v5'."
         ) from error
     if protocol != AtariProtocol():
         env.close()

@@ -98,6 +98,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
             UsageError: a wrong seed or option; nothing was reset.
         """
         self._check_open()
+        self._check_screen()
         seed = check_seed(seed)
         given = check_options(options, OPTIONS)
         contexts = context = state = None
@@ -124,6 +125,7 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
             UsageError: before a reset, after the end of an episode, or a wrong action; nothing was changed.
         """
         self._check_open()
+        self._check_screen()
         if not self.face.begun:
             raise UsageError("step() before reset(): call reset() first.")
         if bool(self.face.dream.state.done[0]):
@@ -158,8 +160,10 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
     def restore_state(self, state: DreamState) -> None:
         """Go on from ``state``, exactly; the state itself is not touched.
 
+        A state does not say which model dreamed it: that of another with frames and actions of the same kind is taken.
+
         Raises:
-            UsageError: it is no state, or has more than one lane, or another model's frames or actions.
+            UsageError: it is no state, or has more than one lane, or frames or actions that the model does not have.
         """
         self._check_open()
         self.face.dream.state = self.face.checked_state(state, 1)
@@ -206,6 +210,11 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("This environment is closed: make a new one.")
+
+    def _check_screen(self) -> None:
+        """Raise before anything is dreamed that could not be shown."""
+        if self.render_mode == "human":
+            self._window.check()
 
 
 def _plain(value: Tensor) -> float | NDArray[Any]:

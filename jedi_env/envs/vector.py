@@ -140,6 +140,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             UsageError: a wrong seed or option; nothing was reset.
         """
         self._check_open()
+        self._check_screen()
         given = check_options(options, OPTIONS)
         mask = self._checked_mask(given.get("reset_mask"))
         seeds = self._checked_seeds(seed)
@@ -177,6 +178,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
             UsageError: before the first reset, wrong actions, or an ended lane in mode DISABLED; nothing was changed.
         """
         self._check_open()
+        self._check_screen()
         if not self.face.begun:
             raise UsageError("step() before reset(): call reset() first.")
         checked = self.face.actions(actions, (self.num_envs,), wait=self.output == "numpy")
@@ -220,9 +222,11 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def restore_state(self, state: DreamState) -> None:
         """Go on from ``state``, exactly; the state itself is not touched.
 
+        A state does not say which model dreamed it: that of another with frames and actions of the same kind is taken.
+
         Raises:
-            UsageError: it is no state, or has another number of lanes, another model's frames or actions, or (in mode
-                SAME_STEP, where no lane ever waits for a reset) a lane that has ended.
+            UsageError: it is no state, or has another number of lanes, frames or actions that the model does not have,
+                or (in mode SAME_STEP, where no lane ever waits for a reset) a lane that has ended.
         """
         self._check_open()
         self.face.dream.state = self._checked_state(state)
@@ -312,6 +316,11 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
     def _check_open(self) -> None:
         if self.closed:
             raise UsageError("This environment is closed: make a new one.")
+
+    def _check_screen(self) -> None:
+        """Raise before anything is dreamed that could not be shown."""
+        if self.render_mode == "human":
+            self._window.check()
 
     def _checked_mask(self, mask: object) -> Tensor | None:
         if mask is None:

@@ -28,8 +28,8 @@ class Window:
         self._screen: Any = None
         self._clock: Any = None
 
-    def show(self, picture: NDArray[np.uint8]) -> None:
-        """Show ``picture``, uint8 ``(height, width, 3)``, and wait until the next one is due.
+    def check(self) -> None:
+        """See that pictures can be shown here, before anything is done whose picture could not be.
 
         Raises:
             UsageError: pygame is not installed, or there is no screen.
@@ -38,17 +38,30 @@ class Window:
             import pygame
         except ImportError as error:
             raise UsageError("render_mode='human' needs pygame: pip install 'jedi-env[play]'.") from error
+        try:
+            pygame.display.init()
+        except pygame.error as error:
+            raise UsageError(f"There is no screen for a window ({error}): pictures need none.") from error
+        if pygame.display.get_driver() in UNSEEN and "SDL_VIDEODRIVER" not in os.environ:  # SDL's last resort
+            pygame.display.quit()
+            self._screen = None
+            raise UsageError("There is no screen for a window: pictures need none (rgb_array, --record).")
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Show ``picture``, uint8 ``(height, width, 3)``, and wait until the next one is due.
+
+        Raises:
+            UsageError: as of :meth:`check`.
+        """
+        self.check()
+        import pygame
+
         size, there = picture.shape[1::-1], pygame.display.get_surface()
         if there is None or there is not self._screen or there.get_size() != size:  # another one may have had it
             try:
-                pygame.display.init()
                 self._screen = pygame.display.set_mode(size)
             except pygame.error as error:
                 raise UsageError(f"There is no screen for a window ({error}): pictures need none.") from error
-            if pygame.display.get_driver() in UNSEEN and "SDL_VIDEODRIVER" not in os.environ:  # SDL's last resort
-                pygame.display.quit()
-                self._screen = None
-                raise UsageError("There is no screen for a window: pictures need none (rgb_array, --record).")
             self._clock = self._clock or pygame.time.Clock()
         pygame.display.set_caption(self.title)
         self._screen.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from tiny_dream import SYMLOG, tiny_checkpoint
 from toy_game import Toy, same
 
-from jedi_env.actions import BoxActions
+from jedi_env.actions import BoxActions, DiscreteActions
 from jedi_env.envs.encode import CHUNK, EncodedVectorEnv, latent_frames, pixel_frames
 from jedi_env.envs.real import make_pixels, make_pixels_vec, make_real
 from jedi_env.errors import UsageError
@@ -35,6 +35,7 @@ class BlockMeans(torch.nn.Module):
     frame_shape = (3, 8, 8)
     bound = 3.0
     context_length = 4
+    actions = DiscreteActions(4)
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,6 +251,21 @@ def test_a_loaded_checkpoint_of_another_game_is_refused_as_its_folder_is(tmp_pat
         for lanes in (None, 2):
             with pytest.raises(UsageError, match="a dream of Breakout, not of Pong"):
                 make_real("Pong", lanes, given, device="cpu")
+
+
+def test_a_dream_of_other_actions_than_the_game_s_is_refused_under_any_id():
+    pong = "ale_py:ALE/Pong-v5"  # an id that says nothing of the 26 games, and six actions
+    for lanes in (None, 2):
+        with pytest.raises(UsageError, match=r"Discrete\(6\), and the dream has Discrete\(4\): .* \(Breakout\)"):
+            make_real(pong, lanes, tiny_checkpoint(game="Breakout"), device="cpu")
+        with pytest.raises(UsageError, match="which one, it does not say"):
+            make_real(pong, lanes, tiny_checkpoint(game=None), device="cpu")
+    assert make_real("ale_py:ALE/Breakout-v5", 2, tiny_checkpoint(game="Breakout"), device="cpu").num_envs == 2
+
+
+def test_an_id_that_its_package_has_not_registered_yet_is_told_how_to_be_named():
+    with pytest.raises(UsageError, match="names it: 'ale_py:ALE/Breakout-v5'"):
+        make_real("Nowhere/Breakout-v5", obs_type="rgb")
 
 
 # Other environments

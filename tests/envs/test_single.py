@@ -376,5 +376,17 @@ class TestHands:
 
     def test_pygame_is_asked_for(self, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "pygame", None)
+        env = counting(render_mode="human")
         with pytest.raises(UsageError, match=r"needs pygame: pip install 'jedi-env\[play\]'"):
-            counting(render_mode="human").reset(seed=0)
+            env.reset(seed=0)
+        assert not env.face.begun
+
+    def test_nothing_is_dreamed_that_could_not_be_shown(self, monkeypatch):
+        env = counting(render_mode="human")
+        env.reset(seed=0)
+        before = env.clone_state()
+        monkeypatch.setitem(__import__("sys").modules, "pygame", None)
+        for call in (lambda: env.step(0), lambda: env.reset(seed=1)):
+            with pytest.raises(UsageError, match="needs pygame"):
+                call()
+        same_state(env.clone_state(), before)

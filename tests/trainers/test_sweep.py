@@ -106,6 +106,11 @@ def node_of(run_dir):
         ("--games Breakout --gpus 1.5", "--gpus is 1.5: write 0, a fraction below 1, or a whole number"),
         ("--games Breakout --preset papr", "Did you mean 'paper'?"),
         ("--games Breakout --fit-agent.bach 3", "--fit-agent.bach"),
+        ("--games Breakout --address 127.0.0.1:9", "No Ray cluster could be reached at '127.0.0.1:9'"),
+        (
+            "--games Breakout --address nowhere.invalid:6379",
+            "No Ray cluster could be reached at 'nowhere.invalid:6379'",
+        ),
         ("--games", "games"),
         ("", "--games"),
     ],
