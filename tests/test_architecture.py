@@ -29,6 +29,7 @@ MAY_IMPORT = {
         "jedi_env.envs.real",
     },
     "jedi_env.errors": set(),
+    "jedi_env.arguments": {"jedi_env.errors"},
     "jedi_env.games": {"jedi_env.errors"},
     "jedi_env.types": {"jedi_env.errors"},
     "jedi_env.noise": {"jedi_env.errors"},

@@ -21,9 +21,9 @@ import torch
 import tyro
 from stable_baselines3.common.vec_env import VecEnv
 
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
-from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
 from jedi_env.find import find_checkpoint
@@ -78,7 +78,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "horizon", "episodes"):
-            check_positive(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
 
 
 def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:

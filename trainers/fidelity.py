@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from jedi_env.actions import actions_of
+from jedi_env.arguments import check_flags
 from jedi_env.checkpoint import Checkpoint, annotate
 from jedi_env.config_json import to_json
 from jedi_env.dream import Dream
@@ -78,10 +79,8 @@ class FidelityConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("horizon", 1), ("segments", 2), ("steps", 1), ("probe_steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} is {getattr(self, name)}; write a whole number of at least {least}.")
+        check_flags(("--horizon", self.horizon, 1), ("--segments", self.segments, 2), ("--steps", self.steps, 1))
+        check_flags(("--probe-steps", self.probe_steps, 1), ("--seed", self.seed, 0))
 
 
 @dataclass(frozen=True)

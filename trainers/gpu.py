@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 import tyro
 
+from jedi_env.arguments import check_whole
 from jedi_env.config_json import parse
 from jedi_env.device import resolve_device
-from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.real import make_pixels_vec
 from jedi_env.errors import JediEnvError, RunError, UsageError
 from jedi_env.folder import replace_file
@@ -77,7 +77,7 @@ class Lent:
     commit: str | None = None
 
     def __post_init__(self) -> None:
-        check_positive("games", self.games)
+        check_whole("games", self.games)
         if not 0 <= self.spare < self.minutes:
             raise UsageError(f"spare is {self.spare} of {self.minutes} minutes: write less, so that some are left.")
 

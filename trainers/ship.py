@@ -21,9 +21,9 @@ import tyro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from tyro.conf import Positional
 
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import Checkpoint, annotate
 from jedi_env.config_json import from_json
-from jedi_env.envs.pixels import check_positive
 from jedi_env.errors import RunError, UsageError
 from jedi_env.folder import replace_file
 from jedi_env.games import GAMES
@@ -71,7 +71,7 @@ class ShipConfig:
 
     def __post_init__(self) -> None:
         for name in ("contexts", "seeds", "steps", "horizon", "episodes"):
-            check_positive(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
         if self.episodes < 2:
             raise UsageError("episodes is 1: write at least 2, since one game has no deviation.")
 

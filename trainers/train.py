@@ -21,12 +21,12 @@ import numpy.typing as npt
 import torch
 
 from jedi_env.actions import actions_of
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.config_json import to_json
 from jedi_env.device import enough_memory
 from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
-from jedi_env.errors import UsageError
 from jedi_env.folder import replace_file
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
@@ -71,8 +71,7 @@ def train(
         RunError: the run went wrong, or its directory was damaged. What was completed is kept.
         KeyboardInterrupt: with a sentence that says where the run goes on.
     """
-    if seed < 0:
-        raise UsageError(f"The seed is {seed}: write a whole number of at least 0.")
+    check_whole("The seed", seed, 0)
     checkpoint = run_dir / "checkpoint"
     with faults_told(run_dir), ExitStack() as opened:
         env = opened.enter_context(closing(make_pixels(game, frame_skip=config.frame_skip)))

@@ -17,8 +17,9 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
+from jedi_env.arguments import check_names, check_seed, check_whole, is_whole
 from jedi_env.envs.encode import Action, Pixels
-from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv, check_names, check_seed
+from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
@@ -57,16 +58,16 @@ class AtariProtocol:
 
     def __post_init__(self) -> None:
         skips = self.frame_skip if isinstance(self.frame_skip, tuple) else (self.frame_skip,)
-        if len(skips) not in (1, 2) or not all(_is_whole(skip, 1) for skip in skips) or skips[0] > skips[-1]:
+        if len(skips) not in (1, 2) or not all(is_whole(skip, 1) for skip in skips) or skips[0] > skips[-1]:
             raise UsageError(
                 f"frame_skip is {self.frame_skip!r}; write a whole number of at least 1, or a pair (least, most)."
             )
         least, most = int(skips[0]), int(skips[-1])  # they may be NumPy's
         object.__setattr__(self, "frame_skip", least if least == most else (least, most))
-        for name, least in (("noop_max", 0), ("max_frames", 1), ("size", 1)):
-            value = getattr(self, name)
-            if not _is_whole(value, least) and not (name == "size" and value is None):
-                raise UsageError(f"{name} is {value!r}; write a whole number of at least {least}.")
+        check_whole("noop_max", self.noop_max, 0)
+        check_whole("max_frames", self.max_frames)
+        if self.size is not None:
+            check_whole("size", self.size)
         for name in ("life_loss", "full_action_space"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; write True or False.")
@@ -326,10 +327,6 @@ def _emulator(game: str, protocol: AtariProtocol) -> ALEVectorInterface:
         thread_affinity_offset=-1,
         autoreset_mode=AutoresetMode.NEXT_STEP.value,  # it never comes to that: AtariGame wants a reset first
     )
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def _picture(protocol: AtariProtocol) -> tuple[int, int]:

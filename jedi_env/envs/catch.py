@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from jedi_env.envs.pixels import SIZE, check_seed
+from jedi_env.arguments import check_seed
+from jedi_env.envs.pixels import SIZE
 from jedi_env.envs.window import Window
 from jedi_env.errors import UsageError
 

@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jedi_env.actions import Actions, DiscreteActions, as_actions
+from jedi_env.arguments import check_info_keys, check_names, check_whole
 from jedi_env.checkpoint import Checkpoint, are_within
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream, live_through
 from jedi_env.envs.encode import encode_apart
-from jedi_env.envs.pixels import check_info_keys, check_names, check_positive
 from jedi_env.errors import UsageError, nearest
 from jedi_env.find import find_checkpoint
 from jedi_env.noise import lane_keys
@@ -95,10 +95,10 @@ class Face:
             if key not in INFO_KEYS:
                 raise UsageError(f"Unknown info key {key!r}.{nearest(str(key), INFO_KEYS)} There are: {INFO_KEYS}.")
         if not (horizon is None or (isinstance(horizon, str) and horizon == "checkpoint")):
-            check_positive("horizon", horizon, "or None for no limit")
+            check_whole("horizon", horizon, otherwise="or None for no limit")
         if sampler_steps is not None:
-            check_positive("sampler_steps", sampler_steps, "or None for what the checkpoint recommends")
-        check_positive("frame_stack", frame_stack)
+            check_whole("sampler_steps", sampler_steps, otherwise="or None for what the checkpoint recommends")
+        check_whole("frame_stack", frame_stack)
         on = resolve_device(device)
         precision = resolve_dtype(dtype, on)
         compiled = resolve_compile(compile, on)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from jedi_env.arguments import check_flags
 from jedi_env.errors import UsageError
-from trainers.commands.common import check_least, open_dream
+from trainers.commands.common import open_dream
 
 if TYPE_CHECKING:
     from trainers.play import Screen, World
@@ -70,8 +71,8 @@ class Play:
         from trainers.play import WindowScreen, play
         from trainers.video import Video
 
-        check_least(("--fps", self.fps, 1), ("--seed", self.seed, 0))
-        check_least(("--steps", 1 if self.steps is None else self.steps, 1))
+        check_flags(("--fps", self.fps, 1), ("--seed", self.seed, 0))
+        check_flags(("--steps", 1 if self.steps is None else self.steps, 1))
         if self.real and self.side_by_side:
             raise UsageError("--real and --side-by-side are two ways to play: write one of them.")
         if self.agent and self.policy is not None:
