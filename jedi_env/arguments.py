@@ -6,14 +6,14 @@ Each refuses before anything is done. What only one place asks of its arguments 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, SupportsInt, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from jedi_env.errors import UsageError, nearest
 
 
-def is_whole(value: object, least: int) -> TypeGuard[SupportsInt]:
+def is_whole(value: object, least: int) -> TypeGuard[int]:
     """Return whether ``value`` is a whole number, Python's or NumPy's, of at least ``least``."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 

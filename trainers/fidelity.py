@@ -34,11 +34,12 @@ from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context, Segment
 from trainers.agent import ActorCritic
 from trainers.evaluate import agent_of
-from trainers.held_out import Ints, Play, Rules, event_starts, play_games
+from trainers.held_out import Ints, Play, event_starts, play_games
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy, RandomPolicy
 from trainers.provenance import provenance
 from trainers.ram import PLACES, Twin, numbers
+from trainers.rules import Rules
 
 ENTRY = "fidelity"  # in the checkpoint's metrics
 LEAST_HORIZON = 5  # recommended at least: a shorter dream holds nothing to learn from

@@ -30,13 +30,14 @@ from jedi_env.metrics import HUMAN_SCORES, RANDOM_SCORES, published_scores
 from trainers.cli import exit_codes
 from trainers.commands.common import resolve_config, run_name
 from trainers.config import TrainConfig, epochs
-from trainers.evaluate import EVALUATION_SEED, Score, play, protocol_of
+from trainers.evaluate import EVALUATION_SEED, Score, play
 from trainers.log import progress, read
 from trainers.pack import Run, opened, pack, read_manifest, unpack
 from trainers.pictures import save_curves
 from trainers.policy import AgentPolicy, Policy
 from trainers.provenance import provenance
 from trainers.randomness import Purpose, torch_rng
+from trainers.rules import Rules
 from trainers.state import TrainState, completed
 from trainers.time_limit import TimeLimit
 from trainers.train import train
@@ -197,14 +198,15 @@ def _score(lent: Lent, config: TrainConfig, state: TrainState, whole: TimeLimit)
     """Return the score of one full game in each lane, or None if they take too long."""
     generator = torch_rng(state.seed, state.epoch, Purpose.EVALUATE, next(state.agent.parameters()).device)
     policy = _InTime(AgentPolicy(state.world_model, state.agent, generator), whole)
-    games = make_pixels_vec(lent.game, lent.games, frame_skip=config.frame_skip)
+    rules = Rules(frame_skip=config.frame_skip)
+    games = make_pixels_vec(lent.game, lent.games, **rules.whole_games(lent.game))
     with closing(games) as env, progress(None, lent.games, "real games") as bar:
         try:
             returns = play(env, policy, lent.games, EVALUATION_SEED, lambda _: bar.update())
         except _TimeIsUpError:
             logger.warning("The time was up before all games were over: this command has no score.")
             return None
-    return Score(lent.game, tuple(returns), protocol_of(lent.game, config.frame_skip)).to_json()
+    return Score(lent.game, tuple(returns), rules.record(lent.game)).to_json()
 
 
 class _TimeIsUpError(RunError):

@@ -15,51 +15,16 @@ import numpy.typing as npt
 import torch
 
 from jedi_env.actions import actions_of
-from jedi_env.checkpoint import Checkpoint
-from jedi_env.config_json import shown
 from jedi_env.envs.real import make_pixels
-from jedi_env.errors import CheckpointError
-from jedi_env.games import GAMES
 from jedi_env.types import Segment
 from trainers.policy import Policy
 from trainers.ram import Bytes, Twin
+from trainers.rules import Rules
 
 HELD_OUT = 0x0F1DE117  # in the seed of every game played here and of none that a training plays
 BLOCK = 200  # steps of a game that a bootstrap keeps together
 
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How a dream's real game was played in its training.
-
-    Attributes:
-        life_loss: a lost life ended an episode.
-        sticky: chance of a repeated action; Atari only, as the next.
-        frame_skip: emulator frames a step, or the least and the most.
-    """
-
-    life_loss: bool = False
-    sticky: float = 0.0
-    frame_skip: int | tuple[int, int] = 4
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Rules:
-        """Return the rules in the checkpoint's protocol.
-
-        Raises:
-            CheckpointError: it has others.
-        """
-        told = checkpoint.protocol
-        life_loss, sticky, skip = told.get("life_loss", False), told.get("sticky", 0.0), told.get("frame_skip", 4)
-        if isinstance(sticky, int | float):
-            if isinstance(skip, int):
-                return cls(bool(life_loss), float(sticky), skip)
-            match skip:
-                case [int(least), int(most)]:
-                    return cls(bool(life_loss), float(sticky), (least, most))
-        raise CheckpointError(f"The protocol has sticky {shown(sticky)}, frame_skip {shown(skip)}: not understood.")
 
 
 @dataclass(frozen=True)
@@ -140,8 +105,7 @@ def play_games(
         on_step: called at each step.
     """
     played: list[Play] = []
-    atari: dict[str, Any] = {"sticky": rules.sticky, "frame_skip": rules.frame_skip} if game in GAMES else {}
-    with closing(make_pixels(game, **atari)) as env:
+    with closing(make_pixels(game, **rules.whole_games(game))) as env:
         blank = actions_of(env.action_space, game).blank
         left = steps
         while left > 0:

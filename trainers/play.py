@@ -25,8 +25,8 @@ from jedi_env.envs.real import make_pixels
 from jedi_env.envs.single import DreamEnv
 from jedi_env.envs.window import Window
 from jedi_env.errors import UsageError
-from trainers.evaluate import frame_skip_of
 from trainers.players import Action, Player, Wish
+from trainers.rules import ATARI_100K, Rules
 from trainers.video import Panel, beside
 
 SCALE = 4  # screen pixels a game pixel, as a dream draws itself
@@ -212,11 +212,11 @@ class Reality:
 
     def __init__(self, game: str, checkpoint: Checkpoint | None, frame_stack: int) -> None:
         frames, memory = pixel_frames(SIZE), 1
-        skip = (4, 4)
+        rules = ATARI_100K
         if checkpoint is not None:
-            frames, skip = _latents(checkpoint), frame_skip_of(checkpoint)
+            frames, rules = _latents(checkpoint), Rules.of(checkpoint)
             memory = checkpoint.world_model.context_length
-        self.env = make_pixels(game, frame_skip=skip)
+        self.env = make_pixels(game, **rules.whole_games(game))
         try:
             self.actions = actions_of(self.env.action_space, game)
         except UsageError:

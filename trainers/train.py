@@ -33,7 +33,7 @@ from jedi_env.types import Context
 from trainers import distributed
 from trainers.collect import Collector
 from trainers.config import TrainConfig, epochs
-from trainers.evaluate import protocol_of, score_policy
+from trainers.evaluate import score_policy
 from trainers.fit_agent import FitAgentConfig, fit_agent
 from trainers.fit_world_model import FitWorldModelConfig, fit_world_model, latent_health
 from trainers.health import health, warn
@@ -42,6 +42,7 @@ from trainers.policy import AgentPolicy, Policy, RandomPolicy
 from trainers.provenance import provenance
 from trainers.randomness import Purpose, numpy_rng, torch_rng
 from trainers.replay import Sampling
+from trainers.rules import Rules
 from trainers.state import TrainState, faults_told, open_run
 from trainers.time_limit import TimeLimit
 
@@ -214,7 +215,8 @@ def evaluate(config: TrainConfig, state: TrainState, collector: Collector, devic
         return {}
     generator = torch_rng(state.seed, state.epoch, Purpose.EVALUATE, device)
     policy = AgentPolicy(state.world_model, state.agent, generator)
-    score = score_policy(state.game, policy, episodes, f"epoch {state.epoch + 1}: real games", config.frame_skip)
+    rules = Rules(frame_skip=config.frame_skip)
+    score = score_policy(state.game, policy, episodes, f"epoch {state.epoch + 1}: real games", rules)
     state.scores.append(
         {
             **score.to_json(),
@@ -247,6 +249,7 @@ def encoded(model: WorldModel, pixels: torch.Tensor, actions: torch.Tensor, devi
 
 def publish(config: TrainConfig, state: TrainState, env: gym.Env[Any, Any], device: torch.device) -> Checkpoint:
     """Return the run's dream and agent as a checkpoint; the real game ``env`` tells what the actions mean."""
+    rules = Rules(frame_skip=config.frame_skip)
     named = env.has_wrapper_attr("get_action_meanings")
     meanings = {"action_meanings": list(env.get_wrapper_attr("get_action_meanings")())} if named else {}
     return Checkpoint(
@@ -254,7 +257,7 @@ def publish(config: TrainConfig, state: TrainState, env: gym.Env[Any, Any], devi
         contexts=draw_contexts(config, state, config.bank, device),
         game=state.game,
         horizon=None,
-        protocol={**protocol_of(state.game, config.frame_skip), "life_loss": config.collect.life_loss, **meanings},
+        protocol={**rules.record(state.game), "life_loss": config.collect.life_loss, **meanings},
         provenance={
             **provenance(config),
             "seed": state.seed,

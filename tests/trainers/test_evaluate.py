@@ -151,7 +151,7 @@ def test_scoring_a_registered_game_counts_as_asked_and_claims_no_atari_protocol(
 
 
 def test_the_protocol_of_an_atari_game_is_recorded(monkeypatch):
-    monkeypatch.setattr(trainers.evaluate, "make_pixels_vec", lambda game, n, frame_skip: lanes(*[2] * n))
+    monkeypatch.setattr(trainers.evaluate, "make_pixels_vec", lambda game, n, **rules: lanes(*[2] * n))
     protocol = score_policy("Breakout", Watcher(), 3).protocol
     assert (protocol["frame_skip"], protocol["noop_max"], protocol["sticky"], protocol["life_loss"]) == (
         4,

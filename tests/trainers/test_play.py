@@ -176,8 +176,9 @@ class TestReality:
         assert Reality(TOY, None, 1).keys == {("0",): 0, ("1",): 1, ("2",): 2}
 
     def test_the_rules_are_those_of_the_checkpoint(self):
-        world = Reality("Breakout", replace(tiny_checkpoint(), protocol={"frame_skip": 2}), 1)
+        world = Reality("Breakout", replace(tiny_checkpoint(), protocol={"frame_skip": 2, "sticky": 0.25}), 1)
         assert world.env.unwrapped.protocol.frame_skip == 2
+        assert world.env.unwrapped.protocol.sticky == 0.25
         world.close()
 
     def test_continuous_actions(self):
