@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from jedi_env.actions import actions_of
+from jedi_env.envs.atari import life_lost
 from jedi_env.envs.real import make_pixels
 from jedi_env.types import Segment
 from trainers.policy import Policy
@@ -118,8 +119,8 @@ def play_games(
                 action = policy.act(now[None], np.array([first]))[0]
                 now, reward, terminated, truncated, info = env.step(np.asarray(action, env.action_space.dtype)[()])
                 left, over = left - 1, terminated or truncated
-                lost = rules.life_loss and 0 < info.get("lives", 0) < lives
-                lives = info.get("lives", 0)
+                before, lives = lives, info.get("lives", 0)
+                lost = rules.life_loss and life_lost(before, lives)
                 first = terminated or lost
                 seen.append(now)
                 took.append((action, float(reward), first))

@@ -148,8 +148,7 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
         self._sent = False
         game_over = bool(terminated[0] or truncated[0])
         lives = int(info["lives"][0])
-        # Some games show no life left for a while before they are over: only then is the game's own sign the end.
-        self._life_lost = self.protocol.life_loss and not game_over and 0 < lives < before
+        self._life_lost = self.protocol.life_loss and not game_over and life_lost(before, lives)
         observation, shown = self._show(pixels, info, game_over)
         return observation, float(rewards[0]), bool(terminated[0]) or self._life_lost, bool(truncated[0]), shown
 
@@ -292,6 +291,12 @@ def check_actions(actions: ArrayLike, shape: tuple[int, ...], number: int) -> ND
         wanted = f"an integer array of shape {shape}, each" if shape else "an integer"
         raise UsageError(f"The action is {actions!r}, but it must be {wanted} from 0 to {number - 1}.")
     return array
+
+
+def life_lost(before: int, lives: int) -> bool:
+    """Return whether a step cost a life, by the lives left before and after it."""
+    # Some games show no life left for a while before they are over: only then is the game's own sign the end.
+    return 0 < lives < before
 
 
 def _emulator(game: str, protocol: AtariProtocol) -> ALEVectorInterface:
