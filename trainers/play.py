@@ -23,14 +23,13 @@ from jedi_env.envs.face import INFO_KEYS, Keys, plain_keys
 from jedi_env.envs.pixels import SIZE
 from jedi_env.envs.real import make_pixels
 from jedi_env.envs.single import DreamEnv
-from jedi_env.envs.window import Window
+from jedi_env.envs.window import Window, enlarge
 from jedi_env.errors import UsageError
 from trainers.players import Action, Player, Wish
 from trainers.rules import ATARI_100K, Rules
 from trainers.video import Panel, beside
 
-SCALE = 4  # screen pixels a game pixel, as a dream draws itself
-ZOOM = 2  # and once more in a window
+ZOOM = 2  # of what a world draws, in a window
 
 Observation = NDArray[Any]
 
@@ -252,7 +251,7 @@ class Reality:
 
     def panels(self) -> Sequence[Panel]:
         """Return what the game shows at 64x64, and its score so far."""
-        picture = self.frames[-1].repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        picture = enlarge(self.frames[-1])
         return [Panel(picture, (self.name, f"return {self._score:g}, step {self._age}"))]
 
     def score(self) -> float:

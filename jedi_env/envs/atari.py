@@ -20,16 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 from jedi_env.arguments import check_names, check_seed, check_whole, is_whole
 from jedi_env.envs.encode import Action, Pixels
 from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv
+from jedi_env.envs.window import enlarge, joystick_keys
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
 if TYPE_CHECKING:
     from ale_py import ALEVectorInterface
 
-RENDER_SCALE = 4
 SCREEN = (210, 160)  # what the console shows, in all 26 games
 EMULATOR_FPS = 60
-_KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 _RENDER_MODES = (None, "rgb_array")
 
 
@@ -163,12 +162,12 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
         self._sent = True
 
     def render(self) -> Pixels | None:
-        """Return the pixels, enlarged by :data:`RENDER_SCALE` with no smoothing; None without a render mode."""
+        """Return the pixels, enlarged; None without a render mode."""
         if self.render_mode is None:
             return None
         if self._pixels is None:
             raise UsageError("render() before reset(): call reset() first.")
-        return self._pixels.repeat(RENDER_SCALE, axis=0).repeat(RENDER_SCALE, axis=1)
+        return enlarge(self._pixels)
 
     def close(self) -> None:
         """End the emulator and its thread; may be called twice."""
@@ -180,11 +179,7 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
         """Return which keys (w a s d and space) give which action, for ``gymnasium.utils.play``; no key is a no-op."""
-        return {
-            tuple(key for part, key in _KEYS.items() if part in meaning): action
-            for action, meaning in enumerate(self._meanings)
-            if meaning != "NOOP"
-        }
+        return joystick_keys(self._meanings)
 
     def _open(self) -> ALEVectorInterface:
         if self._ale is None:

@@ -24,16 +24,15 @@ from jedi_env.checkpoint import Checkpoint, are_within
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream, live_through
 from jedi_env.envs.encode import encode_apart
+from jedi_env.envs.window import enlarge, joystick_keys
 from jedi_env.errors import UsageError, nearest
 from jedi_env.find import find_checkpoint
 from jedi_env.noise import lane_keys
 from jedi_env.types import Context, DreamState, ModelState, Transition
 
 DEFAULT_HORIZON = 50
-RENDER_SCALE = 4
 OBS_TYPES = ("latent", "rgb")
 INFO_KEYS = ("reward_probs", "termination_prob")
-KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 Keys = dict[tuple[str, ...], Any]  # to an action
 
 CheckpointArgument = str | os.PathLike[str] | Checkpoint | None
@@ -163,7 +162,7 @@ class Face:
         if not self.begun:
             raise UsageError("render() before reset(): call reset() first.")
         pixels: NDArray[np.uint8] = self._decode(self.dream.state.model.frames[:, -1]).cpu().numpy()
-        return pixels.repeat(RENDER_SCALE, axis=1).repeat(RENDER_SCALE, axis=2)
+        return enlarge(pixels)
 
     def check_render_mode(self, render_mode: str | None, known: Sequence[str]) -> None:
         """Raise :class:`UsageError` for a render mode that cannot be."""
@@ -192,9 +191,8 @@ class Face:
         if self.allowed.shape:
             return plain_keys(self.allowed)
         meanings = self.action_meanings()
-        acting = {action: meaning for action, meaning in enumerate(meanings) if meaning != "NOOP"}
-        pressed = {tuple(key for part, key in KEYS.items() if part in acting[action]): action for action in acting}
-        if () in pressed or len(pressed) < len(acting):  # no joystick's: no key, or the same key, would mean several
+        pressed, acting = joystick_keys(meanings), len(meanings) - meanings.count("NOOP")
+        if () in pressed or len(pressed) < acting:  # no joystick's: no key, or the same key, would mean several
             return plain_keys(self.allowed)
         return pressed
 

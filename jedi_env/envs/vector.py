@@ -27,13 +27,12 @@ from jedi_env.envs.face import (
     check_options,
     unnamed_seed,
 )
-from jedi_env.envs.window import Window, tile
+from jedi_env.envs.window import RENDER_FPS, Window, tile
 from jedi_env.errors import RunError, UsageError, nearest
 from jedi_env.types import DreamState
 
 OPTIONS = ("reset_mask", "contexts", "frames", "actions", "state")
 RENDER_MODES = ("rgb_array", "human")
-RENDER_FPS = 15
 OUTPUTS = ("numpy", "torch")
 
 Array = Any  # a NumPy array, or with output="torch" a tensor
