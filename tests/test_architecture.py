@@ -39,6 +39,7 @@ MAY_IMPORT = {
     f"{MODELS}.blocks": {"jedi_env.errors"},
     f"{MODELS}.unet": {"jedi_env.errors", f"{MODELS}.blocks"},
     f"{MODELS}.reward_heads": set(),
+    f"{MODELS}.spread": set(),
     f"{MODELS}.denoiser": {*FOUNDATIONS, f"{MODELS}.blocks", f"{MODELS}.unet"},
     **{part: {*FOUNDATIONS, f"{MODELS}.blocks", f"{MODELS}.unet"} for part in PARTS},
     f"{MODELS}.reward_end": {*FOUNDATIONS, f"{MODELS}.blocks", f"{MODELS}.unet", f"{MODELS}.reward_heads"},
