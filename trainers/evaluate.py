@@ -71,7 +71,7 @@ class Score:
         }
 
 
-def play(
+def play_episodes(
     env: VectorEnv[Any, Any, Any],
     policy: Policy,
     episodes: int,
@@ -179,5 +179,5 @@ def score_policy(
     lanes = min(EVALUATION_LANES, episodes)
     games = make_pixels_vec(game, lanes, **rules.whole_games(game))
     with closing(games) as env, progress(None, episodes, title) as bar:
-        returns = play(env, policy, episodes, EVALUATION_SEED, lambda _: bar.update())
+        returns = play_episodes(env, policy, episodes, EVALUATION_SEED, lambda _: bar.update())
     return Score(game, tuple(returns), rules.record(game))

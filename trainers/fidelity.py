@@ -34,7 +34,7 @@ from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context, Segment
 from trainers.agent import ActorCritic
 from trainers.evaluate import agent_of
-from trainers.held_out import Ints, Play, event_starts, play_games
+from trainers.held_out import HeldOut, Ints, event_starts, play_games
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy, RandomPolicy
 from trainers.provenance import provenance
@@ -293,7 +293,7 @@ def value_drift(
 
 
 @torch.no_grad()
-def watch(model: WorldModel, agent: ActorCritic | None, play: Play, config: FidelityConfig) -> Watch:
+def watch(model: WorldModel, agent: ActorCritic | None, play: HeldOut, config: FidelityConfig) -> Watch:
     """Compare what real windows paid with what free dreams pay from where the windows start.
 
     Args:
@@ -421,7 +421,7 @@ def _play(
     steps: int,
     stream: _Stream,
     twin: Twin | None = None,
-) -> Play:
+) -> HeldOut:
     """Play held-out games of a stream, by the agent or at random, under the protocol of the training."""
     model, game = checkpoint.world_model, _check(checkpoint)
     policy: Policy
@@ -458,7 +458,7 @@ def _roll(model: WorldModel, segment: Segment, seed: int, title: str) -> SideByS
 
 
 @torch.no_grad()
-def _fit(model: WorldModel, game: str, play: Play) -> Probe:
+def _fit(model: WorldModel, game: str, play: HeldOut) -> Probe:
     """Return the probe of the game's places, fitted on ``play``."""
     assert play.ram is not None  # it was played with a twin
     rows = play.transitions

@@ -30,9 +30,9 @@ from jedi_env.metrics import HUMAN_SCORES, RANDOM_SCORES, published_scores
 from trainers.cli import exit_codes
 from trainers.commands.common import resolve_config, run_name
 from trainers.config import TrainConfig, epochs
-from trainers.evaluate import EVALUATION_SEED, Score, play
+from trainers.evaluate import EVALUATION_SEED, Score, play_episodes
 from trainers.log import progress, read
-from trainers.pack import Run, opened, pack, read_manifest, unpack
+from trainers.pack import RunSettings, opened, pack, read_manifest, unpack
 from trainers.pictures import save_curves
 from trainers.policy import AgentPolicy, Policy
 from trainers.provenance import provenance
@@ -106,7 +106,7 @@ def train_lent(lent: Lent, config: TrainConfig, clock: Callable[[], float] = tim
             pack(lent.where, lent.out / PACK)
         raise
     pack(lent.where, lent.out / PACK)
-    with opened(lent.where, Run(lent.game, lent.seed, config), device) as (state, _):
+    with opened(lent.where, RunSettings(lent.game, lent.seed, config), device) as (state, _):
         results = _results(lent, config, state)
         _write(lent, results, whole)  # before the games: if the command is ended in one, the rest is there
         results["commands"][-1]["score"] = _score(lent, config, state, whole)
@@ -122,7 +122,7 @@ def _take_up(lent: Lent, config: TrainConfig) -> None:
     if not lent.before.exists():
         return
     brought = read_manifest(packed)
-    if brought.run != Run(lent.game, lent.seed, config):
+    if brought.run != RunSettings(lent.game, lent.seed, config):
         raise UsageError(
             f"{packed} is of another game, seed or settings than this command: give those that it began with, or "
             "another --before."
@@ -202,7 +202,7 @@ def _score(lent: Lent, config: TrainConfig, state: TrainState, whole: TimeLimit)
     games = make_pixels_vec(lent.game, lent.games, **rules.whole_games(lent.game))
     with closing(games) as env, progress(None, lent.games, "real games") as bar:
         try:
-            returns = play(env, policy, lent.games, EVALUATION_SEED, lambda _: bar.update())
+            returns = play_episodes(env, policy, lent.games, EVALUATION_SEED, lambda _: bar.update())
         except _TimeIsUpError:
             logger.warning("The time was up before all games were over: this command has no score.")
             return None

@@ -29,7 +29,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Play:
+class HeldOut:
     """Real play, a row an observation; the games stand one after another.
 
     An episode that ends within a game (a lost life) shares its last observation with the next one's first.
@@ -93,7 +93,7 @@ def play_games(
     *,
     twin: Twin | None = None,
     on_step: Callable[[], object] | None = None,
-) -> Play:
+) -> HeldOut:
     """Play ``steps`` steps of the real game, the last game cut off.
 
     Args:
@@ -105,7 +105,7 @@ def play_games(
         twin: asked for the RAM of every observation.
         on_step: called at each step.
     """
-    played: list[Play] = []
+    played: list[HeldOut] = []
     with closing(make_pixels(game, **rules.whole_games(game))) as env:
         blank = actions_of(env.action_space, game).blank
         left = steps
@@ -133,7 +133,7 @@ def play_games(
     return _join(played)
 
 
-def event_starts(play: Play, number: int, steps: Sequence[int], rng: np.random.Generator) -> Ints:
+def event_starts(play: HeldOut, number: int, steps: Sequence[int], rng: np.random.Generator) -> Ints:
     """Return up to ``number`` starts so that an event comes at each of ``steps`` equally often.
 
     The kinds of event (reward above 0, below 0, end) take turns, those of them that occur. No event comes twice at a
@@ -158,7 +158,7 @@ def _one_game(
     took: Sequence[tuple[Any, float, bool]],
     blank: int | tuple[float, ...],
     ram: Bytes | None,
-) -> Play:
+) -> HeldOut:
     """Return one game as play, rows counted from 0."""
     rows = len(seen)
     actions, rewards, ended = (np.array(column) for column in zip(*took, (blank, 0.0, False), strict=True))
@@ -166,7 +166,7 @@ def _one_game(
     episode = np.minimum(np.searchsorted(edges, np.arange(rows), side="right") - 1, len(edges) - 2)
     first, last = edges[episode], edges[episode + 1]
     first[-1] = last[-1]  # a game's last row has no transition
-    return Play(
+    return HeldOut(
         pixels=np.stack(seen),
         actions=actions.astype(took[0][0].dtype),
         rewards=rewards.astype(np.float32),
@@ -179,12 +179,12 @@ def _one_game(
     )
 
 
-def _join(games: Sequence[Play]) -> Play:
+def _join(games: Sequence[HeldOut]) -> HeldOut:
     """Return the games one after another."""
     place = np.cumsum([0, *(len(game.pixels) for game in games)])
     block = np.cumsum([0, *(int(game.blocks[-1]) + 1 for game in games)])
     rams = [game.ram for game in games if game.ram is not None]
-    return Play(
+    return HeldOut(
         pixels=np.concatenate([game.pixels for game in games]),
         actions=np.concatenate([game.actions for game in games]),
         rewards=np.concatenate([game.rewards for game in games]),

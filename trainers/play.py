@@ -267,7 +267,7 @@ class Reality:
         return observation
 
 
-class SideBySide:
+class DreamBesideReality:
     """The real game, and a dream that began where it was and takes the same actions. The player sees the real game.
 
     A dream that ends (by itself, or at its horizon) begins again from where the real game is by then.

@@ -100,7 +100,7 @@ class Play:
     def _begin(self, opened: ExitStack) -> tuple[World, Player]:
         """Return what is played and who plays."""
         from trainers.evaluate import agent_of
-        from trainers.play import Dreaming, Reality, SideBySide
+        from trainers.play import DreamBesideReality, Dreaming, Reality
         from trainers.players import Chance, Native, Person, Sb3
         from trainers.randomness import Purpose, torch_rng
 
@@ -128,7 +128,7 @@ class Play:
         if checkpoint is not None and not self.real:
             dreaming = Dreaming(checkpoint, stack, self.horizon, self.device)
             opened.enter_context(closing(dreaming))
-            world = dreaming if reality is None else SideBySide(reality, dreaming)
+            world = dreaming if reality is None else DreamBesideReality(reality, dreaming)
         assert world is not None  # without a checkpoint it is the real game
         if player is None and self.record is not None:
             player = Chance(world.actions, self.seed)
