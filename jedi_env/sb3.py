@@ -21,9 +21,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jedi_env.arguments import check_info_keys, check_seed
 from jedi_env.checkpoint import as_folder
 from jedi_env.envs import real
-from jedi_env.envs.pixels import check_info_keys, check_seed
 from jedi_env.errors import UsageError, nearest
 from jedi_env.folder import current
 from jedi_env.games import GAMES

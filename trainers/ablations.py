@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.config_json import to_json
 from jedi_env.device import resolve_device
@@ -114,8 +115,7 @@ class AblationsConfig:
     fidelity: FidelityConfig = field(default_factory=FidelityConfig)
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UsageError(f"seeds is {self.seeds}: write a whole number of at least 1.")
+        check_whole("seeds", self.seeds)
         for name in self.variants:
             if name not in VARIANTS:
                 raise UsageError(f"There is no variant {name!r}.{nearest(name, VARIANTS)} All: {', '.join(VARIANTS)}.")

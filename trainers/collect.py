@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from jedi_env.envs.atari import life_lost
 from jedi_env.errors import RunError
 from trainers.faults import game_faults
 from trainers.policy import Policy
@@ -114,8 +115,7 @@ class Collector:
         if not math.isfinite(reward):
             raise RunError(f"The game paid {reward} in step {len(self.progress.actions) + 1}: not a finite reward.")
         lives = info.get("lives", 0)
-        # Some games show no life left for a while before they are over: only then is the game's own sign the end.
-        lost = self.life_loss and 0 < lives < self._lives
+        lost = self.life_loss and life_lost(self._lives, lives)
         self._lives = lives
         self._recent = [*self._recent[1 - BURN_IN :], self._pixels]
         return float(reward), terminated or lost, terminated or truncated

@@ -21,9 +21,9 @@ import torch
 import tyro
 from stable_baselines3.common.vec_env import VecEnv
 
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
-from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.real import make_pixels
 from jedi_env.errors import UsageError
 from jedi_env.find import find_checkpoint
@@ -31,7 +31,7 @@ from jedi_env.types import Segment
 from trainers.cli import exit_codes
 from trainers.collect import Collector
 from trainers.config import TrainConfig
-from trainers.evaluate import EVALUATION_SEED, frame_skip_of, score_policy
+from trainers.evaluate import EVALUATION_SEED, score_policy
 from trainers.log import progress, read
 from trainers.pictures import save_curves, save_strip
 from trainers.play import Reality
@@ -40,6 +40,7 @@ from trainers.policy import RandomPolicy
 from trainers.presets import DEMO
 from trainers.provenance import provenance
 from trainers.replay import Replay, Sampling
+from trainers.rules import Rules
 from trainers.sb3 import learn, make_algorithm, score_on_reality
 from trainers.state import CONFIG
 from trainers.train import train
@@ -78,7 +79,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "horizon", "episodes"):
-            check_positive(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
 
 
 def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def demo(config: DemoConfig, training: TrainConfig) -> dict[str, Any]:
 
     began = time.perf_counter()
     actions = RandomPolicy(checkpoint.world_model.actions, np.random.default_rng(config.seed))
-    random = score_policy(config.game, actions, config.episodes, "real games: random", frame_skip_of(checkpoint))
+    random = score_policy(config.game, actions, config.episodes, "real games: random", Rules.of(checkpoint))
     with progress(None, config.episodes, "real games: PPO") as bar:
         agent = score_on_reality(model, config.game, checkpoint, config.episodes, bar.update)
     save_video(config, checkpoint)
@@ -157,7 +158,7 @@ def dream_speed(env: VecEnv | None, steps: int = 30) -> float:
 
 def held_out(config: DemoConfig, checkpoint: Checkpoint) -> Segment:
     """Return segments of random play that the world model has never seen, each around a reward or an end."""
-    env = make_pixels(config.game, frame_skip=frame_skip_of(checkpoint))
+    env = make_pixels(config.game, **Rules.of(checkpoint).whole_games(config.game))
     replay = Replay(config.out / "held_out", keep=0)
     seed = config.seed + 1_000_003
     collector = Collector(env, replay, life_loss=True, seed=seed)

@@ -23,10 +23,10 @@ import tyro
 from torch import Tensor
 from tyro.conf import Positional
 
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.config_json import JSON
 from jedi_env.dream import Dream
-from jedi_env.envs.pixels import check_positive
 from jedi_env.errors import UsageError
 from jedi_env.models.denoiser import Denoiser
 from jedi_env.models.encoder import PixelEncoder
@@ -64,7 +64,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch", "horizon"):
-            check_positive(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
         if self.teacher_steps < 2:
             raise UsageError(f"teacher_steps is {self.teacher_steps}: there is nothing to distil below 2.")
         if not 0 < self.lr < math.inf:

@@ -15,16 +15,15 @@ from gymnasium.vector import VectorEnv
 
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.config_json import from_json
-from jedi_env.envs.atari import AtariProtocol
 from jedi_env.envs.real import make_pixels_vec
 from jedi_env.errors import CheckpointError, RunError, UsageError
-from jedi_env.games import GAMES
 from trainers.agent import ActorCritic, ActorCriticConfig
 from trainers.faults import game_faults
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy
 from trainers.provenance import provenance
 from trainers.randomness import Purpose, torch_rng
+from trainers.rules import ATARI_100K, Rules
 
 EVALUATION_LANES = 8
 
@@ -72,7 +71,7 @@ class Score:
         }
 
 
-def play(
+def play_episodes(
     env: VectorEnv[Any, Any, Any],
     policy: Policy,
     episodes: int,
@@ -149,7 +148,7 @@ def score_checkpoint(checkpoint: Checkpoint, episodes: int, seed: int) -> Score:
     agent = agent_of(checkpoint)
     device = checkpoint.contexts.frames.device
     policy = AgentPolicy(checkpoint.world_model, agent, torch_rng(seed, 0, Purpose.EVALUATE, device))
-    return score_policy(checkpoint.game, policy, episodes, frame_skip=frame_skip_of(checkpoint))
+    return score_policy(checkpoint.game, policy, episodes, rules=Rules.of(checkpoint))
 
 
 def record_of(score: Score, checkpoint: Checkpoint, seed: int) -> dict[str, Any]:
@@ -174,26 +173,11 @@ def record_of(score: Score, checkpoint: Checkpoint, seed: int) -> dict[str, Any]
 
 
 def score_policy(
-    game: str, policy: Policy, episodes: int, title: str = "real games", frame_skip: tuple[int, int] = (4, 4)
+    game: str, policy: Policy, episodes: int, title: str = "real games", rules: Rules = ATARI_100K
 ) -> Score:
-    """Play ``episodes`` full real games in a few parallel lanes, under a progress bar."""
+    """Play ``episodes`` full real games by ``rules`` in a few parallel lanes, under a progress bar."""
     lanes = min(EVALUATION_LANES, episodes)
-    with closing(make_pixels_vec(game, lanes, frame_skip=frame_skip)) as env, progress(None, episodes, title) as bar:
-        returns = play(env, policy, episodes, EVALUATION_SEED, lambda _: bar.update())
-    return Score(game, tuple(returns), protocol_of(game, frame_skip))
-
-
-def protocol_of(game: str, frame_skip: tuple[int, int] = (4, 4)) -> dict[str, Any]:
-    """Return the settings under which ``game`` is scored; only the 26 have these settings."""
-    return asdict(AtariProtocol(frame_skip)) if game in GAMES else {}
-
-
-def frame_skip_of(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Return the frame skip, least and most, under which a checkpoint's game was played."""
-    recorded = checkpoint.protocol.get("frame_skip", 4)
-    if isinstance(recorded, int) and recorded > 0:
-        return recorded, recorded
-    match recorded:
-        case [int(least), int(most)] | (int(least), int(most)):
-            return least, most
-    raise CheckpointError(f"The checkpoint's protocol has the frame_skip {recorded!r}: it must be one number or two.")
+    games = make_pixels_vec(game, lanes, **rules.whole_games(game))
+    with closing(games) as env, progress(None, episodes, title) as bar:
+        returns = play_episodes(env, policy, episodes, EVALUATION_SEED, lambda _: bar.update())
+    return Score(game, tuple(returns), rules.record(game))

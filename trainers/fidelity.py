@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from jedi_env.actions import actions_of
+from jedi_env.arguments import check_flags
 from jedi_env.checkpoint import Checkpoint, annotate
 from jedi_env.config_json import to_json
 from jedi_env.dream import Dream
@@ -33,11 +34,12 @@ from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context, Segment
 from trainers.agent import ActorCritic
 from trainers.evaluate import agent_of
-from trainers.held_out import Ints, Play, Rules, event_starts, play_games
+from trainers.held_out import HeldOut, Ints, event_starts, play_games
 from trainers.log import progress
 from trainers.policy import AgentPolicy, Policy, RandomPolicy
 from trainers.provenance import provenance
 from trainers.ram import PLACES, Twin, numbers
+from trainers.rules import Rules
 
 ENTRY = "fidelity"  # in the checkpoint's metrics
 LEAST_HORIZON = 5  # recommended at least: a shorter dream holds nothing to learn from
@@ -78,10 +80,8 @@ class FidelityConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("horizon", 1), ("segments", 2), ("steps", 1), ("probe_steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} is {getattr(self, name)}; write a whole number of at least {least}.")
+        check_flags(("--horizon", self.horizon, 1), ("--segments", self.segments, 2), ("--steps", self.steps, 1))
+        check_flags(("--probe-steps", self.probe_steps, 1), ("--seed", self.seed, 0))
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def value_drift(
 
 
 @torch.no_grad()
-def watch(model: WorldModel, agent: ActorCritic | None, play: Play, config: FidelityConfig) -> Watch:
+def watch(model: WorldModel, agent: ActorCritic | None, play: HeldOut, config: FidelityConfig) -> Watch:
     """Compare what real windows paid with what free dreams pay from where the windows start.
 
     Args:
@@ -421,7 +421,7 @@ def _play(
     steps: int,
     stream: _Stream,
     twin: Twin | None = None,
-) -> Play:
+) -> HeldOut:
     """Play held-out games of a stream, by the agent or at random, under the protocol of the training."""
     model, game = checkpoint.world_model, _check(checkpoint)
     policy: Policy
@@ -458,7 +458,7 @@ def _roll(model: WorldModel, segment: Segment, seed: int, title: str) -> SideByS
 
 
 @torch.no_grad()
-def _fit(model: WorldModel, game: str, play: Play) -> Probe:
+def _fit(model: WorldModel, game: str, play: HeldOut) -> Probe:
     """Return the probe of the game's places, fitted on ``play``."""
     assert play.ram is not None  # it was played with a twin
     rows = play.transitions

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jedi_env.models.decoder import Decoder
-from jedi_env.models.encoder import effective_rank
+from jedi_env.models.spread import effective_rank
 from jedi_env.models.world_model import WorldModel
 from jedi_env.noise import LaneNoise, lane_keys
 from jedi_env.types import Segment

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 import tyro
 
+from jedi_env.arguments import check_whole
 from jedi_env.config_json import parse
 from jedi_env.device import resolve_device
-from jedi_env.envs.pixels import check_positive
 from jedi_env.envs.real import make_pixels_vec
 from jedi_env.errors import JediEnvError, RunError, UsageError
 from jedi_env.folder import replace_file
@@ -30,13 +30,14 @@ from jedi_env.metrics import HUMAN_SCORES, RANDOM_SCORES, published_scores
 from trainers.cli import exit_codes
 from trainers.commands.common import resolve_config, run_name
 from trainers.config import TrainConfig, epochs
-from trainers.evaluate import EVALUATION_SEED, Score, play, protocol_of
+from trainers.evaluate import EVALUATION_SEED, Score, play_episodes
 from trainers.log import progress, read
-from trainers.pack import Run, opened, pack, read_manifest, unpack
+from trainers.pack import RunSettings, opened, pack, read_manifest, unpack
 from trainers.pictures import save_curves
 from trainers.policy import AgentPolicy, Policy
 from trainers.provenance import provenance
 from trainers.randomness import Purpose, torch_rng
+from trainers.rules import Rules
 from trainers.state import TrainState, completed
 from trainers.time_limit import TimeLimit
 from trainers.train import train
@@ -77,7 +78,7 @@ class Lent:
     commit: str | None = None
 
     def __post_init__(self) -> None:
-        check_positive("games", self.games)
+        check_whole("games", self.games)
         if not 0 <= self.spare < self.minutes:
             raise UsageError(f"spare is {self.spare} of {self.minutes} minutes: write less, so that some are left.")
 
@@ -105,7 +106,7 @@ def train_lent(lent: Lent, config: TrainConfig, clock: Callable[[], float] = tim
             pack(lent.where, lent.out / PACK)
         raise
     pack(lent.where, lent.out / PACK)
-    with opened(lent.where, Run(lent.game, lent.seed, config), device) as (state, _):
+    with opened(lent.where, RunSettings(lent.game, lent.seed, config), device) as (state, _):
         results = _results(lent, config, state)
         _write(lent, results, whole)  # before the games: if the command is ended in one, the rest is there
         results["commands"][-1]["score"] = _score(lent, config, state, whole)
@@ -121,7 +122,7 @@ def _take_up(lent: Lent, config: TrainConfig) -> None:
     if not lent.before.exists():
         return
     brought = read_manifest(packed)
-    if brought.run != Run(lent.game, lent.seed, config):
+    if brought.run != RunSettings(lent.game, lent.seed, config):
         raise UsageError(
             f"{packed} is of another game, seed or settings than this command: give those that it began with, or "
             "another --before."
@@ -197,14 +198,15 @@ def _score(lent: Lent, config: TrainConfig, state: TrainState, whole: TimeLimit)
     """Return the score of one full game in each lane, or None if they take too long."""
     generator = torch_rng(state.seed, state.epoch, Purpose.EVALUATE, next(state.agent.parameters()).device)
     policy = _InTime(AgentPolicy(state.world_model, state.agent, generator), whole)
-    games = make_pixels_vec(lent.game, lent.games, frame_skip=config.frame_skip)
+    rules = Rules(frame_skip=config.frame_skip)
+    games = make_pixels_vec(lent.game, lent.games, **rules.whole_games(lent.game))
     with closing(games) as env, progress(None, lent.games, "real games") as bar:
         try:
-            returns = play(env, policy, lent.games, EVALUATION_SEED, lambda _: bar.update())
+            returns = play_episodes(env, policy, lent.games, EVALUATION_SEED, lambda _: bar.update())
         except _TimeIsUpError:
             logger.warning("The time was up before all games were over: this command has no score.")
             return None
-    return Score(lent.game, tuple(returns), protocol_of(lent.game, config.frame_skip)).to_json()
+    return Score(lent.game, tuple(returns), rules.record(lent.game)).to_json()
 
 
 class _TimeIsUpError(RunError):

@@ -15,14 +15,12 @@ import numpy.typing as npt
 import torch
 
 from jedi_env.actions import actions_of
-from jedi_env.checkpoint import Checkpoint
-from jedi_env.config_json import shown
+from jedi_env.envs.atari import life_lost
 from jedi_env.envs.real import make_pixels
-from jedi_env.errors import CheckpointError
-from jedi_env.games import GAMES
 from jedi_env.types import Segment
 from trainers.policy import Policy
 from trainers.ram import Bytes, Twin
+from trainers.rules import Rules
 
 HELD_OUT = 0x0F1DE117  # in the seed of every game played here and of none that a training plays
 BLOCK = 200  # steps of a game that a bootstrap keeps together
@@ -31,39 +29,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How a dream's real game was played in its training.
-
-    Attributes:
-        life_loss: a lost life ended an episode.
-        sticky: chance of a repeated action; Atari only, as the next.
-        frame_skip: emulator frames a step, or the least and the most.
-    """
-
-    life_loss: bool = False
-    sticky: float = 0.0
-    frame_skip: int | tuple[int, int] = 4
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Rules:
-        """Return the rules in the checkpoint's protocol.
-
-        Raises:
-            CheckpointError: it has others.
-        """
-        told = checkpoint.protocol
-        life_loss, sticky, skip = told.get("life_loss", False), told.get("sticky", 0.0), told.get("frame_skip", 4)
-        if isinstance(sticky, int | float):
-            if isinstance(skip, int):
-                return cls(bool(life_loss), float(sticky), skip)
-            match skip:
-                case [int(least), int(most)]:
-                    return cls(bool(life_loss), float(sticky), (least, most))
-        raise CheckpointError(f"The protocol has sticky {shown(sticky)}, frame_skip {shown(skip)}: not understood.")
-
-
-@dataclass(frozen=True)
-class Play:
+class HeldOut:
     """Real play, a row an observation; the games stand one after another.
 
     An episode that ends within a game (a lost life) shares its last observation with the next one's first.
@@ -127,7 +93,7 @@ def play_games(
     *,
     twin: Twin | None = None,
     on_step: Callable[[], object] | None = None,
-) -> Play:
+) -> HeldOut:
     """Play ``steps`` steps of the real game, the last game cut off.
 
     Args:
@@ -139,9 +105,8 @@ def play_games(
         twin: asked for the RAM of every observation.
         on_step: called at each step.
     """
-    played: list[Play] = []
-    atari: dict[str, Any] = {"sticky": rules.sticky, "frame_skip": rules.frame_skip} if game in GAMES else {}
-    with closing(make_pixels(game, **atari)) as env:
+    played: list[HeldOut] = []
+    with closing(make_pixels(game, **rules.whole_games(game))) as env:
         blank = actions_of(env.action_space, game).blank
         left = steps
         while left > 0:
@@ -154,8 +119,8 @@ def play_games(
                 action = policy.act(now[None], np.array([first]))[0]
                 now, reward, terminated, truncated, info = env.step(np.asarray(action, env.action_space.dtype)[()])
                 left, over = left - 1, terminated or truncated
-                lost = rules.life_loss and 0 < info.get("lives", 0) < lives
-                lives = info.get("lives", 0)
+                before, lives = lives, info.get("lives", 0)
+                lost = rules.life_loss and life_lost(before, lives)
                 first = terminated or lost
                 seen.append(now)
                 took.append((action, float(reward), first))
@@ -168,7 +133,7 @@ def play_games(
     return _join(played)
 
 
-def event_starts(play: Play, number: int, steps: Sequence[int], rng: np.random.Generator) -> Ints:
+def event_starts(play: HeldOut, number: int, steps: Sequence[int], rng: np.random.Generator) -> Ints:
     """Return up to ``number`` starts so that an event comes at each of ``steps`` equally often.
 
     The kinds of event (reward above 0, below 0, end) take turns, those of them that occur. No event comes twice at a
@@ -193,7 +158,7 @@ def _one_game(
     took: Sequence[tuple[Any, float, bool]],
     blank: int | tuple[float, ...],
     ram: Bytes | None,
-) -> Play:
+) -> HeldOut:
     """Return one game as play, rows counted from 0."""
     rows = len(seen)
     actions, rewards, ended = (np.array(column) for column in zip(*took, (blank, 0.0, False), strict=True))
@@ -201,7 +166,7 @@ def _one_game(
     episode = np.minimum(np.searchsorted(edges, np.arange(rows), side="right") - 1, len(edges) - 2)
     first, last = edges[episode], edges[episode + 1]
     first[-1] = last[-1]  # a game's last row has no transition
-    return Play(
+    return HeldOut(
         pixels=np.stack(seen),
         actions=actions.astype(took[0][0].dtype),
         rewards=rewards.astype(np.float32),
@@ -214,12 +179,12 @@ def _one_game(
     )
 
 
-def _join(games: Sequence[Play]) -> Play:
+def _join(games: Sequence[HeldOut]) -> HeldOut:
     """Return the games one after another."""
     place = np.cumsum([0, *(len(game.pixels) for game in games)])
     block = np.cumsum([0, *(int(game.blocks[-1]) + 1 for game in games)])
     rams = [game.ram for game in games if game.ram is not None]
-    return Play(
+    return HeldOut(
         pixels=np.concatenate([game.pixels for game in games]),
         actions=np.concatenate([game.actions for game in games]),
         rewards=np.concatenate([game.rewards for game in games]),

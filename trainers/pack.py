@@ -60,7 +60,7 @@ _ACTIONS, _PIXELS, _LOG = "play/actions", "play/pixels", "log"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """The settings of a run, as its ``config.json`` has them."""
 
     game: str
@@ -86,7 +86,7 @@ class Manifest:
         files: the other files.
     """
 
-    run: Run
+    run: RunSettings
     epoch: int
     first_steps: int
     imagined_steps: int
@@ -107,7 +107,7 @@ def pack(run: Path, out: Path) -> None:
     replaced = _check_replaceable(out)
     if not saved_states(run):
         raise UsageError(f"{run} holds no run with a completed epoch: there is nothing to pack.")
-    described = from_json(Run, parse(inside(run, CONFIG).read_bytes(), str(run / CONFIG)), str(run / CONFIG))
+    described = from_json(RunSettings, parse(inside(run, CONFIG).read_bytes(), str(run / CONFIG)), str(run / CONFIG))
     with opened(run, described) as (state, _):
         steps = state.replay.steps
         rest = {
@@ -191,7 +191,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 @contextmanager
-def opened(folder: Path, run: Run, device: torch.device = _CPU) -> Iterator[tuple[TrainState, Env[Any, Any]]]:
+def opened(folder: Path, run: RunSettings, device: torch.device = _CPU) -> Iterator[tuple[TrainState, Env[Any, Any]]]:
     """Yield the state of the run in ``folder``, begun if it is not there, and its game."""
     with ExitStack() as held:
         env = held.enter_context(closing(make_pixels(run.game, frame_skip=run.config.frame_skip)))

@@ -23,14 +23,13 @@ from jedi_env.envs.face import INFO_KEYS, Keys, plain_keys
 from jedi_env.envs.pixels import SIZE
 from jedi_env.envs.real import make_pixels
 from jedi_env.envs.single import DreamEnv
-from jedi_env.envs.window import Window
+from jedi_env.envs.window import Window, enlarge
 from jedi_env.errors import UsageError
-from trainers.evaluate import frame_skip_of
 from trainers.players import Action, Player, Wish
+from trainers.rules import ATARI_100K, Rules
 from trainers.video import Panel, beside
 
-SCALE = 4  # screen pixels a game pixel, as a dream draws itself
-ZOOM = 2  # and once more in a window
+ZOOM = 2  # of what a world draws, in a window
 
 Observation = NDArray[Any]
 
@@ -212,11 +211,11 @@ class Reality:
 
     def __init__(self, game: str, checkpoint: Checkpoint | None, frame_stack: int) -> None:
         frames, memory = pixel_frames(SIZE), 1
-        skip = (4, 4)
+        rules = ATARI_100K
         if checkpoint is not None:
-            frames, skip = _latents(checkpoint), frame_skip_of(checkpoint)
+            frames, rules = _latents(checkpoint), Rules.of(checkpoint)
             memory = checkpoint.world_model.context_length
-        self.env = make_pixels(game, frame_skip=skip)
+        self.env = make_pixels(game, **rules.whole_games(game))
         try:
             self.actions = actions_of(self.env.action_space, game)
         except UsageError:
@@ -252,7 +251,7 @@ class Reality:
 
     def panels(self) -> Sequence[Panel]:
         """Return what the game shows at 64x64, and its score so far."""
-        picture = self.frames[-1].repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        picture = enlarge(self.frames[-1])
         return [Panel(picture, (self.name, f"return {self._score:g}, step {self._age}"))]
 
     def score(self) -> float:
@@ -268,7 +267,7 @@ class Reality:
         return observation
 
 
-class SideBySide:
+class DreamBesideReality:
     """The real game, and a dream that began where it was and takes the same actions. The player sees the real game.
 
     A dream that ends (by itself, or at its horizon) begins again from where the real game is by then.

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 import tyro
 
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.device import resolve_device
-from jedi_env.envs.pixels import check_positive
 from jedi_env.folder import replace_file
 from trainers.cli import exit_codes
 from trainers.config import TrainConfig
@@ -67,7 +67,7 @@ class QualityConfig:
 
     def __post_init__(self) -> None:
         for name in ("seeds", "steps", "horizon", "threads"):
-            check_positive(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
 
 
 def measure(config: QualityConfig, training: TrainConfig, seed: int) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 from jedi_env.metrics import HUMAN_SCORES, RANDOM_SCORES, Aggregate, aggregate, human_normalized, published
-from trainers.evaluate import protocol_of
 from trainers.report import Gathered
+from trainers.rules import ATARI_100K
 from trainers.run_files import Evaluation, Point, Run
 
 AGAINST = ("SimPLe", "TWM", "IRIS", "DreamerV3", "STORM", "DIAMOND", "JEDI")
@@ -264,7 +264,7 @@ def protocol_notes(gathered: Gathered) -> tuple[str, ...]:
                 departs.append(f"{many} {name} (Atari100k: {asked:,})")
         other: dict[str, Any] = {}
         for score, game in zip(scores, games, strict=True):
-            asked_of = protocol_of(game)
+            asked_of = ATARI_100K.record(game)
             other |= {k: v for k, v in score.protocol.items() if k in asked_of and v != asked_of[k]}
         departs += [f"{key} {value!r}" for key, value in sorted(other.items())]
         if departs:

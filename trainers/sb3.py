@@ -21,8 +21,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from jedi_env.checkpoint import Checkpoint
 from jedi_env.errors import UsageError, nearest
 from jedi_env.sb3 import LatentCnn, make_dream, make_real
-from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score, frame_skip_of, protocol_of
+from trainers.evaluate import EVALUATION_LANES, EVALUATION_SEED, Score
 from trainers.log import progress
+from trainers.rules import Rules
 
 FRAME_STACK = 4
 ROLLOUT = 32  # steps a lane between two updates: about the length of a dream
@@ -174,7 +175,7 @@ def score_on_reality(
 ) -> Score:
     """Play ``episodes`` full real games with a policy that was trained in a dream; it runs unchanged.
 
-    The games have the frame skip under which the dream was trained.
+    The games are played by the rules under which the dream was trained.
 
     Args:
         model: the algorithm with its policy.
@@ -184,8 +185,8 @@ def score_on_reality(
         on_episode: called as each game ends.
         deterministic: the likeliest action instead of a drawn one.
     """
-    frame_skip, lanes = frame_skip_of(checkpoint), min(EVALUATION_LANES, episodes)
-    env = make_real(game, lanes, checkpoint, frame_stack=_stack(checkpoint), frame_skip=frame_skip)
+    rules, lanes = Rules.of(checkpoint), min(EVALUATION_LANES, episodes)
+    env = make_real(game, lanes, checkpoint, frame_stack=_stack(checkpoint), **rules.whole_games(game))
     env.seed(EVALUATION_SEED)
 
     def tell(local: dict[str, Any], _: dict[str, Any]) -> None:
@@ -199,4 +200,4 @@ def score_on_reality(
     finally:
         env.close()
     assert isinstance(returns, list)  # as was asked for
-    return Score(game, tuple(float(r) for r in returns), protocol_of(game, frame_skip))
+    return Score(game, tuple(float(r) for r in returns), rules.record(game))

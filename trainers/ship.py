@@ -22,9 +22,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from tyro.conf import Positional
 
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import Checkpoint, annotate
 from jedi_env.config_json import from_json
-from jedi_env.envs.pixels import check_positive
 from jedi_env.errors import RunError, UsageError
 from jedi_env.folder import replace_file
 from jedi_env.games import GAMES
@@ -33,13 +33,14 @@ from jedi_env.types import Context
 from trainers.cli import exit_codes
 from trainers.config import TrainConfig
 from trainers.demo import LANES, THREADS
-from trainers.evaluate import Score, frame_skip_of, score_checkpoint, score_policy
+from trainers.evaluate import Score, score_checkpoint, score_policy
 from trainers.fidelity import FidelityConfig, fidelity, store
 from trainers.fidelity_plot import save_sample
 from trainers.log import progress
 from trainers.policy import RandomPolicy
 from trainers.provenance import provenance
 from trainers.replay import FollowedReplay, Sampling, rows_in
+from trainers.rules import Rules
 from trainers.sb3 import learn, make_algorithm, score_on_reality
 from trainers.train import encoded
 
@@ -72,7 +73,7 @@ class ShipConfig:
 
     def __post_init__(self) -> None:
         for name in ("contexts", "seeds", "steps", "horizon", "episodes"):
-            check_positive(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
         if self.episodes < 2:
             raise UsageError("episodes is 1: write at least 2, since one game has no deviation.")
 
@@ -138,7 +139,7 @@ def play_real_games(checkpoint: Checkpoint, config: ShipConfig) -> dict[str, Any
     """Score random play, the native agent and PPO trained in the dream on full real games."""
     game = str(checkpoint.game)
     actions = RandomPolicy(checkpoint.world_model.actions, np.random.default_rng(0))
-    random = score_policy(game, actions, config.episodes, "real games: random", frame_skip_of(checkpoint))
+    random = score_policy(game, actions, config.episodes, "real games: random", Rules.of(checkpoint))
     native = score_checkpoint(checkpoint, config.episodes, seed=0)
     runs = []
     for seed in range(config.seeds):

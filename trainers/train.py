@@ -21,19 +21,19 @@ import numpy.typing as npt
 import torch
 
 from jedi_env.actions import actions_of
+from jedi_env.arguments import check_whole
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.config_json import to_json
 from jedi_env.device import enough_memory
 from jedi_env.dream import Dream
 from jedi_env.envs.real import make_pixels
-from jedi_env.errors import UsageError
 from jedi_env.folder import replace_file
 from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
 from trainers import distributed
 from trainers.collect import Collector
 from trainers.config import TrainConfig, epochs
-from trainers.evaluate import protocol_of, score_policy
+from trainers.evaluate import score_policy
 from trainers.fit_agent import FitAgentConfig, fit_agent
 from trainers.fit_world_model import FitWorldModelConfig, fit_world_model, latent_health
 from trainers.health import health, warn
@@ -42,6 +42,7 @@ from trainers.policy import AgentPolicy, Policy, RandomPolicy
 from trainers.provenance import provenance
 from trainers.randomness import Purpose, numpy_rng, torch_rng
 from trainers.replay import Sampling
+from trainers.rules import Rules
 from trainers.state import TrainState, faults_told, open_run
 from trainers.time_limit import TimeLimit
 
@@ -71,8 +72,7 @@ def train(
         RunError: the run went wrong, or its directory was damaged. What was completed is kept.
         KeyboardInterrupt: with a sentence that says where the run goes on.
     """
-    if seed < 0:
-        raise UsageError(f"The seed is {seed}: write a whole number of at least 0.")
+    check_whole("The seed", seed, 0)
     checkpoint = run_dir / "checkpoint"
     with faults_told(run_dir), ExitStack() as opened:
         env = opened.enter_context(closing(make_pixels(game, frame_skip=config.frame_skip)))
@@ -215,7 +215,8 @@ def evaluate(config: TrainConfig, state: TrainState, collector: Collector, devic
         return {}
     generator = torch_rng(state.seed, state.epoch, Purpose.EVALUATE, device)
     policy = AgentPolicy(state.world_model, state.agent, generator)
-    score = score_policy(state.game, policy, episodes, f"epoch {state.epoch + 1}: real games", config.frame_skip)
+    rules = Rules(frame_skip=config.frame_skip)
+    score = score_policy(state.game, policy, episodes, f"epoch {state.epoch + 1}: real games", rules)
     state.scores.append(
         {
             **score.to_json(),
@@ -248,6 +249,7 @@ def encoded(model: WorldModel, pixels: torch.Tensor, actions: torch.Tensor, devi
 
 def publish(config: TrainConfig, state: TrainState, env: gym.Env[Any, Any], device: torch.device) -> Checkpoint:
     """Return the run's dream and agent as a checkpoint; the real game ``env`` tells what the actions mean."""
+    rules = Rules(frame_skip=config.frame_skip)
     named = env.has_wrapper_attr("get_action_meanings")
     meanings = {"action_meanings": list(env.get_wrapper_attr("get_action_meanings")())} if named else {}
     return Checkpoint(
@@ -255,7 +257,7 @@ def publish(config: TrainConfig, state: TrainState, env: gym.Env[Any, Any], devi
         contexts=draw_contexts(config, state, config.bank, device),
         game=state.game,
         horizon=None,
-        protocol={**protocol_of(state.game, config.frame_skip), "life_loss": config.collect.life_loss, **meanings},
+        protocol={**rules.record(state.game), "life_loss": config.collect.life_loss, **meanings},
         provenance={
             **provenance(config),
             "seed": state.seed,

@@ -17,18 +17,18 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
+from jedi_env.arguments import check_names, check_seed, check_whole, is_whole
 from jedi_env.envs.encode import Action, Pixels
-from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv, check_names, check_seed
+from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv
+from jedi_env.envs.window import enlarge, joystick_keys
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
 if TYPE_CHECKING:
     from ale_py import ALEVectorInterface
 
-RENDER_SCALE = 4
 SCREEN = (210, 160)  # what the console shows, in all 26 games
 EMULATOR_FPS = 60
-_KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 _RENDER_MODES = (None, "rgb_array")
 
 
@@ -57,16 +57,16 @@ class AtariProtocol:
 
     def __post_init__(self) -> None:
         skips = self.frame_skip if isinstance(self.frame_skip, tuple) else (self.frame_skip,)
-        if len(skips) not in (1, 2) or not all(_is_whole(skip, 1) for skip in skips) or skips[0] > skips[-1]:
+        if len(skips) not in (1, 2) or not all(is_whole(skip, 1) for skip in skips) or skips[0] > skips[-1]:
             raise UsageError(
                 f"frame_skip is {self.frame_skip!r}; write a whole number of at least 1, or a pair (least, most)."
             )
         least, most = int(skips[0]), int(skips[-1])  # they may be NumPy's
         object.__setattr__(self, "frame_skip", least if least == most else (least, most))
-        for name, least in (("noop_max", 0), ("max_frames", 1), ("size", 1)):
-            value = getattr(self, name)
-            if not _is_whole(value, least) and not (name == "size" and value is None):
-                raise UsageError(f"{name} is {value!r}; write a whole number of at least {least}.")
+        check_whole("noop_max", self.noop_max, 0)
+        check_whole("max_frames", self.max_frames)
+        if self.size is not None:
+            check_whole("size", self.size)
         for name in ("life_loss", "full_action_space"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; write True or False.")
@@ -147,8 +147,7 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
         self._sent = False
         game_over = bool(terminated[0] or truncated[0])
         lives = int(info["lives"][0])
-        # Some games show no life left for a while before they are over: only then is the game's own sign the end.
-        self._life_lost = self.protocol.life_loss and not game_over and 0 < lives < before
+        self._life_lost = self.protocol.life_loss and not game_over and life_lost(before, lives)
         observation, shown = self._show(pixels, info, game_over)
         return observation, float(rewards[0]), bool(terminated[0]) or self._life_lost, bool(truncated[0]), shown
 
@@ -163,12 +162,12 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
         self._sent = True
 
     def render(self) -> Pixels | None:
-        """Return the pixels, enlarged by :data:`RENDER_SCALE` with no smoothing; None without a render mode."""
+        """Return the pixels, enlarged; None without a render mode."""
         if self.render_mode is None:
             return None
         if self._pixels is None:
             raise UsageError("render() before reset(): call reset() first.")
-        return self._pixels.repeat(RENDER_SCALE, axis=0).repeat(RENDER_SCALE, axis=1)
+        return enlarge(self._pixels)
 
     def close(self) -> None:
         """End the emulator and its thread; may be called twice."""
@@ -180,11 +179,7 @@ class AtariGame(gymnasium.Env[Pixels, Action]):
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
         """Return which keys (w a s d and space) give which action, for ``gymnasium.utils.play``; no key is a no-op."""
-        return {
-            tuple(key for part, key in _KEYS.items() if part in meaning): action
-            for action, meaning in enumerate(self._meanings)
-            if meaning != "NOOP"
-        }
+        return joystick_keys(self._meanings)
 
     def _open(self) -> ALEVectorInterface:
         if self._ale is None:
@@ -293,6 +288,12 @@ def check_actions(actions: ArrayLike, shape: tuple[int, ...], number: int) -> ND
     return array
 
 
+def life_lost(before: int, lives: int) -> bool:
+    """Return whether a step cost a life, by the lives left before and after it."""
+    # Some games show no life left for a while before they are over: only then is the game's own sign the end.
+    return 0 < lives < before
+
+
 def _emulator(game: str, protocol: AtariProtocol) -> ALEVectorInterface:
     """Return ``ale_py``'s preprocessing of one lane; a thread of its own runs it."""
     try:
@@ -326,10 +327,6 @@ def _emulator(game: str, protocol: AtariProtocol) -> ALEVectorInterface:
         thread_affinity_offset=-1,
         autoreset_mode=AutoresetMode.NEXT_STEP.value,  # it never comes to that: AtariGame wants a reset first
     )
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def _picture(protocol: AtariProtocol) -> tuple[int, int]:

@@ -14,8 +14,9 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from jedi_env.envs.pixels import SIZE, check_seed
-from jedi_env.envs.window import Window
+from jedi_env.arguments import check_seed
+from jedi_env.envs.pixels import SIZE
+from jedi_env.envs.window import RENDER_FPS, Window, enlarge
 from jedi_env.errors import UsageError
 
 BALL = 5  # pixels, a square
@@ -33,8 +34,6 @@ BACKGROUND, BALL_COLOUR, PADDLE_COLOUR = (16, 16, 48), (255, 192, 32), (64, 224,
 
 MEANINGS = ("NOOP", "LEFT", "RIGHT")
 MOVES = {0: 0, 1: -PADDLE_SPEED, 2: PADDLE_SPEED}  # no sequence: -1 is no action
-RENDER_SCALE = 4
-RENDER_FPS = 15
 
 Pixels = NDArray[np.uint8]
 
@@ -105,7 +104,7 @@ class CatchEnv(gymnasium.Env[Pixels, np.int64]):
             return None
         if not self._begun:
             raise UsageError("render() before reset(): call reset() first.")
-        picture = self._draw().repeat(RENDER_SCALE, axis=0).repeat(RENDER_SCALE, axis=1)
+        picture = enlarge(self._draw())
         if self.render_mode == "rgb_array":
             return picture
         self._window.show(picture)

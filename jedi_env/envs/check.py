@@ -16,6 +16,7 @@ from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from jedi_env.arguments import check_seed
 from jedi_env.envs.check_answer import fault
 from jedi_env.envs.check_player import Player, explore
 from jedi_env.envs.check_resets import (
@@ -26,7 +27,6 @@ from jedi_env.envs.check_resets import (
     check_reset_after_end,
 )
 from jedi_env.envs.check_seeds import check_lane_seeds, check_repeats, check_starts
-from jedi_env.envs.pixels import check_seed
 from jedi_env.errors import UsageError, VectorEnvError
 
 

@@ -19,21 +19,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from jedi_env.actions import Actions, DiscreteActions, as_actions
+from jedi_env.arguments import check_info_keys, check_names, check_whole
 from jedi_env.checkpoint import Checkpoint, are_within
 from jedi_env.device import resolve_compile, resolve_device, resolve_dtype, say_once
 from jedi_env.dream import Dream, live_through
 from jedi_env.envs.encode import encode_apart
-from jedi_env.envs.pixels import check_info_keys, check_names, check_positive
+from jedi_env.envs.window import enlarge, joystick_keys
 from jedi_env.errors import UsageError, nearest
 from jedi_env.find import find_checkpoint
 from jedi_env.noise import lane_keys
 from jedi_env.types import Context, DreamState, ModelState, Transition
 
 DEFAULT_HORIZON = 50
-RENDER_SCALE = 4
 OBS_TYPES = ("latent", "rgb")
 INFO_KEYS = ("reward_probs", "termination_prob")
-KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 Keys = dict[tuple[str, ...], Any]  # to an action
 
 CheckpointArgument = str | os.PathLike[str] | Checkpoint | None
@@ -95,10 +94,10 @@ class Face:
             if key not in INFO_KEYS:
                 raise UsageError(f"Unknown info key {key!r}.{nearest(str(key), INFO_KEYS)} There are: {INFO_KEYS}.")
         if not (horizon is None or (isinstance(horizon, str) and horizon == "checkpoint")):
-            check_positive("horizon", horizon, "or None for no limit")
+            check_whole("horizon", horizon, otherwise="or None for no limit")
         if sampler_steps is not None:
-            check_positive("sampler_steps", sampler_steps, "or None for what the checkpoint recommends")
-        check_positive("frame_stack", frame_stack)
+            check_whole("sampler_steps", sampler_steps, otherwise="or None for what the checkpoint recommends")
+        check_whole("frame_stack", frame_stack)
         on = resolve_device(device)
         precision = resolve_dtype(dtype, on)
         compiled = resolve_compile(compile, on)
@@ -163,7 +162,7 @@ class Face:
         if not self.begun:
             raise UsageError("render() before reset(): call reset() first.")
         pixels: NDArray[np.uint8] = self._decode(self.dream.state.model.frames[:, -1]).cpu().numpy()
-        return pixels.repeat(RENDER_SCALE, axis=1).repeat(RENDER_SCALE, axis=2)
+        return enlarge(pixels)
 
     def check_render_mode(self, render_mode: str | None, known: Sequence[str]) -> None:
         """Raise :class:`UsageError` for a render mode that cannot be."""
@@ -192,9 +191,8 @@ class Face:
         if self.allowed.shape:
             return plain_keys(self.allowed)
         meanings = self.action_meanings()
-        acting = {action: meaning for action, meaning in enumerate(meanings) if meaning != "NOOP"}
-        pressed = {tuple(key for part, key in KEYS.items() if part in acting[action]): action for action in acting}
-        if () in pressed or len(pressed) < len(acting):  # no joystick's: no key, or the same key, would mean several
+        pressed, acting = joystick_keys(meanings), len(meanings) - meanings.count("NOOP")
+        if () in pressed or len(pressed) < acting:  # no joystick's: no key, or the same key, would mean several
             return plain_keys(self.allowed)
         return pressed
 

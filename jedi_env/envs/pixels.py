@@ -5,7 +5,7 @@ Not how a game is emulated or which one it is, and not what a world model makes 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,9 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+from jedi_env.arguments import check_names, check_seed
 from jedi_env.envs.encode import Action, Pixels, Seeds
-from jedi_env.errors import UsageError, nearest
+from jedi_env.errors import UsageError
 
 SIZE = 64
 
@@ -163,41 +164,6 @@ class PixelsVectorEnv(SyncVectorEnv):
         if self._ended is None and not mask.all():
             raise UsageError("The first reset must be of every lane: leave reset_mask out.")
         return mask
-
-
-def check_names(options: Mapping[str, Any] | None, known: Collection[str] | None) -> dict[str, Any]:
-    """Return reset ``options`` as a dict of its own, if all its names are among ``known`` (None: any are)."""
-    there = "" if known is None else f" There are: {', '.join(known) or 'none'}."
-    if options is not None and not isinstance(options, Mapping):
-        raise UsageError(f"options is a {type(options).__name__}: write a dict, or None.{there}")
-    given = dict(options or {})
-    for name in given:
-        if known is not None and name not in known:
-            raise UsageError(f"Unknown reset option {name!r}.{nearest(str(name), known)}{there}")
-    return given
-
-
-def check_info_keys(info_keys: object, example: str) -> None:
-    """Raise :class:`UsageError` for one string, which would be taken for its letters, and for no names at all."""
-    if isinstance(info_keys, str) or not isinstance(info_keys, Collection):
-        raise UsageError(f"info_keys is {info_keys!r}: write a tuple of names, such as ({example!r},).")
-
-
-def check_positive(name: str, value: object, otherwise: str = "") -> None:
-    """Raise :class:`UsageError` unless ``value`` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise UsageError(
-            f"{name} is {value!r}: write a whole number of at least 1{', ' + otherwise if otherwise else ''}."
-        )
-
-
-def check_seed(seed: int | np.integer[Any] | None) -> int | None:
-    """Return ``seed`` as an int of at least 0, or None, or raise :class:`UsageError`."""
-    if seed is None:
-        return None
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UsageError(f"The seed is {seed!r}, but it must be a whole number of at least 0, or None.")
-    return int(seed)
 
 
 def _area_weights(old: int, new: int) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from jedi_env.arguments import check_whole
 from jedi_env.envs.atari import AtariProtocol, AtariVectorGame, atari_game
 from jedi_env.envs.encode import (
     Action,
@@ -28,7 +29,7 @@ from jedi_env.envs.encode import (
     latent_frames,
     pixel_frames,
 )
-from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv, check_positive
+from jedi_env.envs.pixels import SIZE, AreaResize, PixelsVectorEnv
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES
 
@@ -106,7 +107,7 @@ def make_pixels_vec(
     _check_name(game_or_env_id)
     protocol = AtariProtocol(frame_skip, noop_max, sticky, life_loss, max_frames)
     mode = _check_mode(autoreset_mode)
-    check_positive("num_envs", num_envs)
+    check_whole("num_envs", num_envs)
     if game_or_env_id not in GAMES:
         return PixelsVectorEnv([_make_other(game_or_env_id, protocol, render_mode) for _ in range(num_envs)], mode)
     least, most = protocol.frame_skips
@@ -190,7 +191,7 @@ def make_real(
         raise UsageError(
             f"obs_type is {obs_type!r}, but it must be 'latent' or 'rgb'.{nearest(str(obs_type), _OBS_TYPES)}"
         )
-    check_positive("frame_stack", frame_stack)
+    check_whole("frame_stack", frame_stack)
     if num_envs is None:
         env = make_pixels(
             game_or_env_id, life_loss=life_loss, sticky=sticky, frame_skip=frame_skip, render_mode=render_mode

@@ -14,14 +14,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from jedi_env.arguments import check_seed
 from jedi_env.envs.face import CheckpointArgument, Face, HorizonArgument, Keys, as_array, check_options, unnamed_seed
-from jedi_env.envs.pixels import check_seed
-from jedi_env.envs.window import Window
+from jedi_env.envs.window import RENDER_FPS, Window
 from jedi_env.errors import UsageError
 from jedi_env.types import DreamState
 
 OPTIONS = ("contexts", "frames", "actions", "state")
-RENDER_FPS = 15
 
 
 class DreamEnv(gymnasium.Env[NDArray[Any], Any]):

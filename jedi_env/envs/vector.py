@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jedi_env.arguments import check_whole
 from jedi_env.device import enough_memory
 from jedi_env.envs.face import (
     CheckpointArgument,
@@ -26,14 +27,12 @@ from jedi_env.envs.face import (
     check_options,
     unnamed_seed,
 )
-from jedi_env.envs.pixels import check_positive
-from jedi_env.envs.window import Window, tile
+from jedi_env.envs.window import RENDER_FPS, Window, tile
 from jedi_env.errors import RunError, UsageError, nearest
 from jedi_env.types import DreamState
 
 OPTIONS = ("reset_mask", "contexts", "frames", "actions", "state")
 RENDER_MODES = ("rgb_array", "human")
-RENDER_FPS = 15
 OUTPUTS = ("numpy", "torch")
 
 Array = Any  # a NumPy array, or with output="torch" a tensor
@@ -88,7 +87,7 @@ class DreamVectorEnv(VectorEnv[Array, Array, Array]):
         info_keys: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
-        check_positive("num_envs", num_envs)
+        check_whole("num_envs", num_envs)
         self.autoreset_mode = _checked_mode(autoreset_mode)
         if output not in OUTPUTS:
             raise UsageError(f"output is {output!r}.{nearest(str(output), OUTPUTS)} Write 'numpy' or 'torch'.")

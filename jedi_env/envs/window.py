@@ -1,9 +1,13 @@
-"""A window that shows pictures, for ``render_mode="human"``; pygame is imported when the first one is shown."""
+"""How dreams and real games look and which keys play them; and a window that shows pictures, ``render_mode="human"``.
+
+pygame is imported when the first picture is shown.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,9 @@ from numpy.typing import NDArray
 
 from jedi_env.errors import UsageError
 
+RENDER_SCALE = 4  # screen pixels a game pixel
+RENDER_FPS = 15
+KEYS = {"UP": "w", "DOWN": "s", "LEFT": "a", "RIGHT": "d", "FIRE": " "}
 UNSEEN = ("offscreen", "dummy")  # what SDL draws on where nobody looks
 
 
@@ -77,6 +84,20 @@ class Window:
             if self._screen is pygame.display.get_surface():
                 pygame.display.quit()
             self._screen = self._clock = None
+
+
+def enlarge(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return ``pixels`` (..., height, width, 3) enlarged by :data:`RENDER_SCALE` with no smoothing."""
+    return pixels.repeat(RENDER_SCALE, axis=-3).repeat(RENDER_SCALE, axis=-2)
+
+
+def joystick_keys(meanings: Sequence[str]) -> dict[tuple[str, ...], int]:
+    """Return which of :data:`KEYS` give which action, by the actions' names as ALE spells them; no key is a no-op."""
+    return {
+        tuple(key for part, key in KEYS.items() if part in meaning): action
+        for action, meaning in enumerate(meanings)
+        if meaning != "NOOP"
+    }
 
 
 def tile(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

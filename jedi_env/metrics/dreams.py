@@ -17,7 +17,7 @@ from jedi_env.errors import UsageError
 from jedi_env.metrics.probe import Probe, ProbeReading, probe_readings
 from jedi_env.metrics.scores import COVERAGE, Interval
 from jedi_env.metrics.side_by_side import SideBySide
-from jedi_env.models.encoder import effective_rank
+from jedi_env.models.spread import effective_rank
 
 LEAST_LANES = 16  # with fewer real episodes left at a horizon, nothing there is called trusted
 

@@ -7,17 +7,16 @@ those of arXiv 2505.19698. Sym-HNS, which 2505.19698v3 reports, is not here: its
 """
 
 import csv
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jedi_env.arguments import check_whole
 from jedi_env.errors import UsageError, nearest
 from jedi_env.games import GAMES, check_game
 
@@ -143,7 +142,7 @@ def aggregate(
     Raises:
         UsageError: whatever :func:`human_normalized` refuses; a missing game; games with different numbers of seeds.
     """
-    seed, resamples = _whole("seed", seed, least=0), _whole("resamples", resamples, least=1)
+    seed, resamples = check_whole("seed", seed, 0), check_whole("resamples", resamples)
     normalized = human_normalized(scores)
     chosen = _chosen(games)
     _check_complete(chosen, normalized, explicit=games is not None)
@@ -183,17 +182,6 @@ def _raw(game: str, values: Sequence[float] | NDArray[np.floating] | NDArray[np.
             f"{array[first]}. Leave out seeds and games that have no score."
         )
     return array.astype(np.float64)
-
-
-def _whole(name: str, value: SupportsIndex, least: int) -> int:
-    """Return a whole number of at least ``least``."""
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        whole = least - 1
-    if whole < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return whole
 
 
 def _chosen(games: Iterable[str] | None) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class RewardModel(Protocol):
         ...
 
 
-class DreamModel(Protocol):
+class MeasuredModel(Protocol):
     """What is measured of a world model."""
 
     @property
@@ -96,7 +96,7 @@ class SideBySide(Record):
 
 
 @torch.no_grad()
-def side_by_side(model: DreamModel, segment: Segment, seed: int = 0) -> SideBySide:
+def side_by_side(model: MeasuredModel, segment: Segment, seed: int = 0) -> SideBySide:
     """Dream on from the first K observations of ``segment`` under its own actions.
 
     The dream does not stop where it says that it ends, so that every horizon is seen.

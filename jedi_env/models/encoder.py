@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jedi_env.errors import UsageError
@@ -202,30 +201,3 @@ EncoderConfig = LatentEncoderConfig | PixelEncoderConfig
 def make_encoder(config: EncoderConfig) -> Encoder:
     """Return the encoder that ``config`` describes."""
     return LatentEncoder(config) if isinstance(config, LatentEncoderConfig) else PixelEncoder(config)
-
-
-def effective_rank(frames: Tensor) -> Tensor:
-    """Return how many dimensions the latents ``(N, C, H, W)`` really use.
-
-    The exponential of the entropy of the covariance's normalised eigenvalues (Roy and Vetterli 2007): from 1
-    (collapsed) to ``min(N - 1, C H W)``.
-    """
-    x = frames.flatten(1).float()
-    eigenvalues = torch.linalg.svdvals(x - x.mean(dim=0)).square()
-    p = eigenvalues / eigenvalues.sum().clamp(min=1e-12)
-    entropy: Tensor = torch.special.entr(p).sum()
-    return entropy.exp()
-
-
-def covariance_penalty(frames: Tensor) -> Tensor:
-    """Return the mean squared off-diagonal covariance a latent element of ``frames`` (N, C, H, W).
-
-    VICReg's covariance term (Bardes et al. 2022, arXiv 2105.04906), by the Gram matrix, which for N samples much fewer
-    than elements is nearly free.
-    """
-    x = frames.flatten(1)
-    x = x - x.mean(dim=0)
-    n, elements = x.shape
-    gram = F.linear(x, x) / (n - 1)
-    variances = x.square().sum(dim=0) / (n - 1)
-    return (gram.square().sum() - variances.square().sum()) / elements

@@ -24,11 +24,11 @@ from jedi_env.models.encoder import (
     EncoderConfig,
     LatentEncoderConfig,
     PixelEncoder,
-    covariance_penalty,
     make_encoder,
 )
 from jedi_env.models.reward_end import RewardEnd, RewardEndConfig, RewardEndLogits, stacked
 from jedi_env.models.sampler import SamplerConfig, as_levels, karras_sigmas, sample
+from jedi_env.models.spread import covariance_penalty
 from jedi_env.share import WHOLE, Share
 from jedi_env.types import Context, ModelState, Prediction, Segment
 

@@ -19,6 +19,7 @@ from toy_game import same
 from jedi_env.envs import atari
 from jedi_env.envs.atari import AtariGame, AtariProtocol
 from jedi_env.envs.real import make_pixels, make_pixels_vec
+from jedi_env.envs.window import RENDER_SCALE
 from jedi_env.errors import UsageError
 from jedi_env.games import GAMES
 
@@ -291,11 +292,11 @@ def test_render_shows_the_pixels_enlarged():
     assert isinstance(frames, tuple)
     for frame, lane in zip(frames, lanes, strict=True):
         assert frame.dtype == np.uint8
-        assert (frame == np.kron(lane, np.ones((atari.RENDER_SCALE, atari.RENDER_SCALE, 1), np.uint8))).all()
+        assert (frame == np.kron(lane, np.ones((RENDER_SCALE, RENDER_SCALE, 1), np.uint8))).all()
     single = make_pixels("Breakout", render_mode="rgb_array")
     pixels, _ = single.reset(seed=0)
     shown, pixels[...] = pixels.copy(), 0
-    assert (single.render()[:: atari.RENDER_SCALE, :: atari.RENDER_SCALE] == shown).all()
+    assert (single.render()[::RENDER_SCALE, ::RENDER_SCALE] == shown).all()
 
 
 def test_closing_twice_is_allowed_and_stepping_after_it_is_not():

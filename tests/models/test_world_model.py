@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from jedi_env.models.decoder import Decoder, DecoderConfig
 from jedi_env.models.denoiser import Denoiser
-from jedi_env.models.encoder import covariance_penalty
 from jedi_env.models.reward_end import RewardEndLogits
 from jedi_env.models.sampler import SamplerConfig, as_levels, karras_sigmas, sample
+from jedi_env.models.spread import covariance_penalty
 from jedi_env.models.world_model import WorldModel, WorldModelConfig
 from jedi_env.types import Context, Segment
 from tests.models.small_models import (

@@ -18,7 +18,7 @@ from jedi_env.models.world_model import WorldModel
 from jedi_env.types import Context
 from tests.trainers.fakes import ACTIONS, MICRO, MICRO_MODEL, TOY, ToyGame, random_weights
 from trainers.agent import ActorCritic
-from trainers.evaluate import EVALUATION_SEED, Score, play, score_checkpoint, score_policy
+from trainers.evaluate import EVALUATION_SEED, Score, play_episodes, score_checkpoint, score_policy
 from trainers.policy import RandomPolicy
 
 
@@ -77,21 +77,21 @@ def worth(lane, game, length):
 )
 def test_every_lane_plays_its_share_whatever_its_games_take(lengths, episodes, truncates):
     """A lane with short games does not count more often: the n-th games of all lanes, in order."""
-    returns = play(lanes(*lengths, truncates=truncates), Watcher(), episodes, 0)
+    returns = play_episodes(lanes(*lengths, truncates=truncates), Watcher(), episodes, 0)
     expected = [worth(lane, game, n) for game in range(episodes) for lane, n in enumerate(lengths)]
     assert returns == expected[:episodes]
 
 
 def test_returns_are_unclipped_and_told_as_they_come():
     told = []
-    returns = play(lanes(1, 3), Watcher(), 4, 0, told.append)
+    returns = play_episodes(lanes(1, 3), Watcher(), 4, 0, told.append)
     assert returns == [0.0, 114.0, 1.0, 115.0]
     assert told == [0.0, 1.0, 114.0, 115.0]
 
 
 def test_the_policy_is_told_when_a_game_has_begun():
     watcher = Watcher()
-    play(lanes(2, 3), watcher, 4, 0)
+    play_episodes(lanes(2, 3), watcher, 4, 0)
     for pixels, first in watcher.shown:
         assert [place[2] == 0 for place in pixels] == first
     assert [first for _, first in watcher.shown] == [
@@ -106,17 +106,17 @@ def test_the_policy_is_told_when_a_game_has_begun():
 
 def test_lanes_are_seeded_one_after_the_other():
     env = lanes(1, 1, 1)
-    play(env, Watcher(), 3, 40)
+    play_episodes(env, Watcher(), 3, 40)
     assert [lane.seed for lane in env.envs] == [40, 41, 42]
 
 
 def test_a_game_that_never_ends_is_given_up(monkeypatch):
     monkeypatch.setattr(trainers.evaluate, "MAX_STEPS", 20)
     with pytest.raises(RunError, match="20 steps"):
-        play(lanes(3, 10**9), Watcher(), 2, 0)
-    assert play(lanes(20, 20), Watcher(), 4, 0)[0] == worth(0, 0, 20)  # just about
+        play_episodes(lanes(3, 10**9), Watcher(), 2, 0)
+    assert play_episodes(lanes(20, 20), Watcher(), 4, 0)[0] == worth(0, 0, 20)  # just about
     # Nobody waits for a game that does not count any more.
-    assert len(play(lanes(6, 30 // 2), Watcher(), 4, 0)) == 4
+    assert len(play_episodes(lanes(6, 30 // 2), Watcher(), 4, 0)) == 4
 
 
 def test_no_atari_game_is_given_up_whatever_the_frame_skip():
@@ -151,7 +151,7 @@ def test_scoring_a_registered_game_counts_as_asked_and_claims_no_atari_protocol(
 
 
 def test_the_protocol_of_an_atari_game_is_recorded(monkeypatch):
-    monkeypatch.setattr(trainers.evaluate, "make_pixels_vec", lambda game, n, frame_skip: lanes(*[2] * n))
+    monkeypatch.setattr(trainers.evaluate, "make_pixels_vec", lambda game, n, **rules: lanes(*[2] * n))
     protocol = score_policy("Breakout", Watcher(), 3).protocol
     assert (protocol["frame_skip"], protocol["noop_max"], protocol["sticky"], protocol["life_loss"]) == (
         4,

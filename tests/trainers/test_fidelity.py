@@ -27,8 +27,9 @@ from trainers.fidelity import (
     watch,
     with_sampler,
 )
-from trainers.held_out import Rules, play_games
+from trainers.held_out import play_games
 from trainers.policy import RandomPolicy
+from trainers.rules import Rules
 
 SMALL = FidelityConfig(horizon=6, segments=12, steps=80, probe_steps=60)
 

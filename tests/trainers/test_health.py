@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jedi_env.models.encoder import LatentEncoderConfig, effective_rank, make_encoder
+from jedi_env.models.encoder import LatentEncoderConfig, make_encoder
+from jedi_env.models.spread import effective_rank
 from tests.trainers.fakes import MICRO, TOY
 from trainers.health import drifting_dream, health, warn
 from trainers.log import read

@@ -8,8 +8,9 @@ import pytest
 from jedi_env.errors import CheckpointError
 from tests.tiny_dream import tiny_checkpoint
 from tests.trainers.fakes import ACTIONS, TOY, ToyGame
-from trainers.held_out import BLOCK, Rules, event_starts, play_games
+from trainers.held_out import BLOCK, event_starts, play_games
 from trainers.policy import RandomPolicy
+from trainers.rules import Rules
 
 
 def toy(steps=150, life_loss=True, seed=(0,)):

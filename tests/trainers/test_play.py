@@ -19,7 +19,7 @@ from tests.trainers.fakes import TOY, random_weights
 from tests.trainers.test_cli import MICRO
 from tests.trainers.test_video import read
 from trainers.agent import ActorCritic, ActorCriticConfig
-from trainers.play import Dreaming, Played, Reality, SideBySide, WindowScreen, play
+from trainers.play import DreamBesideReality, Dreaming, Played, Reality, WindowScreen, play
 from trainers.players import Person, Wish
 from trainers.video import GAP, Panel
 
@@ -176,8 +176,9 @@ class TestReality:
         assert Reality(TOY, None, 1).keys == {("0",): 0, ("1",): 1, ("2",): 2}
 
     def test_the_rules_are_those_of_the_checkpoint(self):
-        world = Reality("Breakout", replace(tiny_checkpoint(), protocol={"frame_skip": 2}), 1)
+        world = Reality("Breakout", replace(tiny_checkpoint(), protocol={"frame_skip": 2, "sticky": 0.25}), 1)
         assert world.env.unwrapped.protocol.frame_skip == 2
+        assert world.env.unwrapped.protocol.sticky == 0.25
         world.close()
 
     def test_continuous_actions(self):
@@ -209,13 +210,13 @@ class TestReality:
         del gymnasium.registry["ButtonsOfPlay-v0"]
 
 
-class TestSideBySide:
+class TestDreamBesideReality:
     """The toy game shows its place in a pixel that the counting world reads; both move by the action."""
 
     @pytest.fixture
     def world(self):
         checkpoint = replace(counting_checkpoint(), game=TOY)
-        both = SideBySide(Reality(TOY, checkpoint, 2), Dreaming(checkpoint, 1, 5, "cpu"))
+        both = DreamBesideReality(Reality(TOY, checkpoint, 2), Dreaming(checkpoint, 1, 5, "cpu"))
         yield both
         both.reality.close()
         both.dreaming.close()
@@ -269,7 +270,7 @@ class TestSideBySide:
 
         gymnasium.register("ShortToy-v0", ToyGame, kwargs={"limit": 2})
         checkpoint = replace(counting_checkpoint(), game="ShortToy-v0")
-        world = SideBySide(Reality("ShortToy-v0", checkpoint, 1), Dreaming(checkpoint, 1, 5, "cpu"))
+        world = DreamBesideReality(Reality("ShortToy-v0", checkpoint, 1), Dreaming(checkpoint, 1, 5, "cpu"))
         with pytest.raises(UsageError, match="ends before a dream can remember it"):
             world.reset(0)
         del gymnasium.registry["ShortToy-v0"]

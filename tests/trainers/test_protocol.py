@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import trainers.evaluate
 from jedi_env.checkpoint import AgentRecord, Checkpoint
 from jedi_env.config_json import to_json
 from jedi_env.envs.atari import AtariProtocol
@@ -19,10 +20,11 @@ from tests.trainers.fakes import MICRO, MICRO_MODEL, random_weights
 from trainers.agent import ActorCritic
 from trainers.cli import main
 from trainers.collect import Collector
-from trainers.evaluate import EVALUATION_SEED, frame_skip_of, score_policy
+from trainers.evaluate import EVALUATION_SEED, score_policy
 from trainers.policy import RandomPolicy
 from trainers.presets import DIAMOND, PAPER
 from trainers.replay import Replay
+from trainers.rules import Rules
 from trainers.train import train
 
 CPU = torch.device("cpu")
@@ -143,14 +145,30 @@ def test_a_stochastic_agent_is_scored_under_its_own_frame_skip(tmp_path, capsys)
     assert json.loads(capsys.readouterr().out)["protocol"]["frame_skip"] == [2, 6]
 
 
+def test_a_dream_of_sticky_actions_is_scored_with_them(tmp_path, capsys, monkeypatch):
+    """But a lost life, which ended an episode in training, ends no game that is scored."""
+    played = []
+
+    def make(*arguments, **settings):
+        played.append(make_pixels_vec(*arguments, **settings))
+        return played[-1]
+
+    monkeypatch.setattr(trainers.evaluate, "make_pixels_vec", make)
+    checkpoint_with({"sticky": 0.25, "life_loss": True}).save(tmp_path / "dream")
+    main(["eval", str(tmp_path / "dream"), "--episodes", "1", "--device", "cpu", "--json"])
+    recorded = json.loads(capsys.readouterr().out)["protocol"]
+    assert recorded == {**ATARI_100K.__dict__, "sticky": 0.25}
+    assert played[0].protocol == replace(ATARI_100K, sticky=0.25)
+
+
 @pytest.mark.parametrize(
     ("protocol", "expected"), [({}, (4, 4)), ({"frame_skip": 3}, (3, 3)), ({"frame_skip": [2, 6]}, (2, 6))]
 )
 def test_the_frame_skip_of_a_checkpoint(protocol, expected):
-    assert frame_skip_of(checkpoint_with(protocol)) == expected
+    assert AtariProtocol(**Rules.of(checkpoint_with(protocol)).whole_games("Breakout")).frame_skips == expected
 
 
 @pytest.mark.parametrize("recorded", [0, "four", [1], [1, 2, 3], 4.5])
 def test_a_frame_skip_that_makes_no_sense_is_refused(recorded):
     with pytest.raises(CheckpointError, match="one number or two"):
-        frame_skip_of(checkpoint_with({"frame_skip": recorded}))
+        Rules.of(checkpoint_with({"frame_skip": recorded}))

@@ -109,10 +109,11 @@ def test_everything_is_measured_and_stored(shipped):
 
 
 def test_all_are_scored_under_the_frame_skip_of_the_dream(shipped):
-    checkpoint = replace(shipped[2], protocol={**shipped[2].protocol, "frame_skip": [30, 50]})
+    checkpoint = replace(shipped[2], protocol={**shipped[2].protocol, "frame_skip": [30, 50], "sticky": 0.25})
     games = play_real_games(checkpoint, replace(CONFIG, seeds=1))
     for played in (games["random"], games["native"], *games["ppo"]):
         assert played["protocol"]["frame_skip"] == (30, 50)
+        assert played["protocol"]["sticky"] == 0.25
 
 
 def test_the_card_tells_what_the_checkpoint_says(shipped):

@@ -225,8 +225,8 @@ def crash_once(monkeypatch):
 
     play = trainers.train.score_policy
 
-    def score_policy(game, policy, episodes, title, frame_skip):
-        score = play(game, policy, episodes, title, frame_skip)
+    def score_policy(game, policy, episodes, title, rules):
+        score = play(game, policy, episodes, title, rules)
         once("in", "evaluate", title)
         return score
 

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from jedi_env.arguments import check_flags
 from jedi_env.errors import UsageError, nearest
-from trainers.commands.common import check_least
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Bench:
         from trainers.presets import PRESETS
 
         lanes = self.lanes or ((1, 8, 32) if self.quick else BenchConfig.lanes)
-        check_least(*(("--lanes", number, 1) for number in lanes))
+        check_flags(*(("--lanes", number, 1) for number in lanes))
         if self.threads is not None:
-            check_least(("--threads", self.threads, 1))
+            check_flags(("--threads", self.threads, 1))
         seconds = self.seconds if self.seconds is not None else (0.5 if self.quick else BenchConfig.seconds)
         if min(seconds, self.longest) < 0:
             raise UsageError("--seconds and --longest are seconds: write numbers of at least 0.")

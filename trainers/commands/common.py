@@ -1,4 +1,4 @@
-"""What several verbs need: a run's settings and name, opening a dream by its name, and refusing flags out of range."""
+"""What several verbs need: a run's settings and name, and opening a dream by its name."""
 
 from __future__ import annotations
 
@@ -81,10 +81,3 @@ def open_dream(dream: str, device: torch.device | str = "cpu") -> Checkpoint:
         f"{dream!r} is neither one of the 26 games nor a folder.{meant} Write a game with a dream "
         f"(see `jedi-env list`), a checkpoint folder, a run directory, or hub://owner/repo."
     )
-
-
-def check_least(*flags: tuple[str, int, int]) -> None:
-    """Refuse a flag whose value is less than the least that is allowed: (flag, value, least)."""
-    for flag, value, least in flags:
-        if value < least:
-            raise UsageError(f"{flag} is {value}; write a whole number of at least {least}.")

@@ -9,9 +9,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from jedi_env.arguments import check_flags
 from jedi_env.errors import UsageError
 from jedi_env.folder import check_writable
-from trainers.commands.common import check_least, open_dream
+from trainers.commands.common import open_dream
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Dream:
         from trainers.log import progress
         from trainers.sb3 import learn, make_algorithm, score_on_reality
 
-        check_least(("--steps", self.steps, 1), ("--lanes", self.lanes, 1), ("--episodes", self.episodes, 0))
-        check_least(("--seed", self.seed, 0))
+        check_flags(("--steps", self.steps, 1), ("--lanes", self.lanes, 1), ("--episodes", self.episodes, 0))
+        check_flags(("--seed", self.seed, 0))
         checkpoint = open_dream(self.dream)
         if self.episodes and checkpoint.game is None:
             raise UsageError("This dream names no real game to play: write --episodes 0.")

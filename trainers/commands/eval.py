@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from jedi_env.arguments import check_flags
 from jedi_env.device import resolve_device
-from trainers.commands.common import check_least, open_dream
+from trainers.commands.common import open_dream
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Eval:
         """Score."""
         from trainers.evaluate import record_of, score_checkpoint
 
-        check_least(("--episodes", self.episodes, 1), ("--seed", self.seed, 0))
+        check_flags(("--episodes", self.episodes, 1), ("--seed", self.seed, 0))
         checkpoint = open_dream(self.path, resolve_device(self.device))
         score = score_checkpoint(checkpoint, self.episodes, self.seed)
         if self.json:

@@ -33,7 +33,7 @@ class ImportDiamond:
     def run(self, rest: list[str]) -> None:
         """Read, play for starting points, write."""
         from jedi_env.diamond import load_diamond
-        from trainers.evaluate import protocol_of
+        from trainers.rules import ATARI_100K
 
         if self.game is not None and self.game not in GAMES:
             raise UsageError(f"--game {self.game} is none of the 26 games.{nearest(self.game, GAMES)}")
@@ -45,7 +45,7 @@ class ImportDiamond:
             raise UsageError(f"{out} is there and is no checkpoint: it was left as it is. Write another --out.")
         checkpoint = load_diamond(self.path_or_game, game=self.game)
         game = str(checkpoint.game)  # without one there would be no starting points
-        protocol = {**protocol_of(game), "life_loss": True}  # they count a lost life as an end in training
+        protocol = {**ATARI_100K.record(game), "life_loss": True}  # they count a lost life as an end in training
         replace(checkpoint, protocol=protocol).save(out)
         facts = {
             "game": game,

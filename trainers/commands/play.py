@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from jedi_env.arguments import check_flags
 from jedi_env.errors import UsageError
-from trainers.commands.common import check_least, open_dream
+from trainers.commands.common import open_dream
 
 if TYPE_CHECKING:
     from trainers.play import Screen, World
@@ -70,8 +71,8 @@ class Play:
         from trainers.play import WindowScreen, play
         from trainers.video import Video
 
-        check_least(("--fps", self.fps, 1), ("--seed", self.seed, 0))
-        check_least(("--steps", 1 if self.steps is None else self.steps, 1))
+        check_flags(("--fps", self.fps, 1), ("--seed", self.seed, 0))
+        check_flags(("--steps", 1 if self.steps is None else self.steps, 1))
         if self.real and self.side_by_side:
             raise UsageError("--real and --side-by-side are two ways to play: write one of them.")
         if self.agent and self.policy is not None:
@@ -99,7 +100,7 @@ class Play:
     def _begin(self, opened: ExitStack) -> tuple[World, Player]:
         """Return what is played and who plays."""
         from trainers.evaluate import agent_of
-        from trainers.play import Dreaming, Reality, SideBySide
+        from trainers.play import DreamBesideReality, Dreaming, Reality
         from trainers.players import Chance, Native, Person, Sb3
         from trainers.randomness import Purpose, torch_rng
 
@@ -127,7 +128,7 @@ class Play:
         if checkpoint is not None and not self.real:
             dreaming = Dreaming(checkpoint, stack, self.horizon, self.device)
             opened.enter_context(closing(dreaming))
-            world = dreaming if reality is None else SideBySide(reality, dreaming)
+            world = dreaming if reality is None else DreamBesideReality(reality, dreaming)
         assert world is not None  # without a checkpoint it is the real game
         if player is None and self.record is not None:
             player = Chance(world.actions, self.seed)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import gymnasium as gym
 
+from jedi_env.arguments import check_flags
 from jedi_env.errors import RunError, UsageError, nearest
 from jedi_env.games import GAMES
-from trainers.commands.common import SIGNED, check_least, resolve_config, run_name
+from trainers.commands.common import SIGNED, resolve_config, run_name
 
 if TYPE_CHECKING:
     from trainers.sweep import Outcome
@@ -51,7 +52,7 @@ class Sweep:
 
     def run(self, rest: list[str]) -> None:
         """Train them all."""
-        check_least(("--seeds", self.seeds, 1), ("--retries", self.retries, 0))
+        check_flags(("--seeds", self.seeds, 1), ("--retries", self.retries, 0))
         self._check_resources()
         games = _named(self.games)
         config = resolve_config(self.preset, rest, "jedi-env sweep")
