@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from jedi_env.arguments import check_whole
 from jedi_env.config_json import JSON, from_json, to_json
 from jedi_env.errors import CheckpointError, UsageError
 from jedi_env.models.decoder import DecoderConfig
@@ -147,9 +148,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            value = attrgetter(name)(self)
-            if value < least:
-                raise UsageError(f"{name} is {value}: write a whole number of at least {least}.")
+            check_whole(name, attrgetter(name)(self), least)
         for name, (low, high) in _BETWEEN.items():
             value = attrgetter(name)(self)
             if not low <= value <= high:
@@ -169,6 +168,11 @@ class TrainConfig:
                 "The reward/termination model shall read dreamed segments once the encoder is frozen, but it never is: "
                 "write --fit-world-model.freeze-encoder-after with a number of updates, or "
                 "--fit-world-model.reward-end-switching 0."
+            )
+        if self.world_model.switching and self.fit_world_model.denoising_steps == 1:
+            raise UsageError(
+                "The denoiser shall read its own estimates (world_model.switching), but with one denoising step there "
+                "is none to read: write --fit-world-model.denoising-steps 2, or --world-model.switching 0."
             )
         stack, context = self.agent.frame_stack, self.world_model.context_length
         if not 1 <= stack <= context:

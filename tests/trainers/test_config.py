@@ -47,6 +47,13 @@ def test_dreamed_segments_are_read_only_beside_a_frozen_encoder():
         replace(MICRO, fit_world_model=replace(MICRO.fit_world_model, reward_end_switching=0.5))
 
 
+def test_one_denoising_step_has_no_estimate_to_switch_to():
+    one = replace(MICRO.fit_world_model, denoising_steps=1)
+    with pytest.raises(UsageError, match=r"denoising-steps 2, or --world-model\.switching 0"):
+        replace(MICRO, fit_world_model=one)
+    assert replace(MICRO, fit_world_model=one, world_model=replace(MICRO.world_model, switching=0.0))
+
+
 @pytest.mark.parametrize("config", [MICRO, *PRESETS.values()])
 def test_a_configuration_survives_json(config):
     assert from_json(TrainConfig, to_json(config), "config") == config
