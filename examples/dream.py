@@ -1,6 +1,6 @@
 """Dream with random actions and save what was dreamed as a picture.
 
-python examples/dream.py runs/demo/checkpoint dream.png
+python examples/dream.py Breakout dream.png
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Play the real game with a policy that only ever dreamed; it runs unchanged.
 
-python examples/dream_to_reality.py Breakout runs/demo/checkpoint ppo.zip 16
+python examples/dream_to_reality.py Breakout Breakout ppo.zip 16
 """
 
 import sys

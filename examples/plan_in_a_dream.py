@@ -4,7 +4,7 @@ Random shooting (the simplest model-predictive control) against an agent without
 state is cloned once and repeated into as many lanes as there are candidates: one batched model call a planned step.
 The copies get noise of their own: with the dream's they would see the very future that it is about to draw.
 
-    python examples/plan_in_a_dream.py runs/demo/checkpoint
+    python examples/plan_in_a_dream.py Breakout
 """
 
 import sys

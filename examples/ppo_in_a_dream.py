@@ -1,6 +1,6 @@
 """Train Stable-Baselines3's PPO inside a dream and save its policy.
 
-python examples/ppo_in_a_dream.py runs/demo/checkpoint ppo.zip 100000
+python examples/ppo_in_a_dream.py Breakout ppo.zip 100000
 """
 
 import sys

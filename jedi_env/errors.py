@@ -30,5 +30,5 @@ class VectorEnvError(JediEnvError):
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'X'?"`` for the allowed name closest to ``name``, or ``""``."""
     by_lower = {a.lower(): a for a in allowed}
-    match = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.65)
     return f" Did you mean {by_lower[match[0]]!r}?" if match else ""

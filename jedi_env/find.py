@@ -30,7 +30,7 @@ def find_checkpoint(
     Args:
         game: one of the 26 games, a Gymnasium id, or None for any.
         checkpoint: a folder, ``hub://owner/repo[@revision]``, a checkpoint (itself if it is on ``device``, else a
-            copy), or None: see :func:`locate`.
+            copy), one of the 26 games if no folder has that name, or None: see :func:`locate`.
         device: where it shall be.
 
     Raises:
@@ -41,17 +41,18 @@ def find_checkpoint(
         found = checkpoint.to(device)
     elif isinstance(checkpoint, str) and checkpoint.startswith(hub.PREFIX):
         found = _shared(hub.download(checkpoint, FILES), resolve_device(device))
-    elif checkpoint is not None:
+    elif checkpoint is not None and (checkpoint not in GAMES or current(as_folder(checkpoint)).exists()):
         found = _shared(as_folder(checkpoint), resolve_device(device))
-    elif game is None:
-        raise UsageError(
-            "Which dream? Write checkpoint= with a folder, hub://owner/repo or a Checkpoint, or name a game in the id: "
-            "JEDIDream-Breakout-v0."
-        )
     else:
-        folder = locate(game)
+        name = game if checkpoint is None else str(checkpoint)
+        if name is None:
+            raise UsageError(
+                "Which dream? Write checkpoint= with a folder, hub://owner/repo or a Checkpoint, or name a game in the "
+                "id: JEDIDream-Breakout-v0."
+            )
+        folder = locate(name)
         if folder is None:
-            raise UsageError(_no_dream(game))
+            raise UsageError(_no_dream(name))
         found = _shared(folder, resolve_device(device))
     if game in GAMES and found.game is not None and game != found.game:
         its = f"JEDIDream-{found.game}-v0 (or JEDIDream-v0, which takes any)"

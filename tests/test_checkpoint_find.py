@@ -136,6 +136,20 @@ def test_a_name_cannot_climb_out_of_the_homes(folder, monkeypatch, game):
     assert locate(game) is None
 
 
+def test_a_game_is_named_where_a_checkpoint_is_asked_for(folder, monkeypatch):
+    monkeypatch.setenv("JEDI_ENV_HOME", str(folder.parent))
+    tiny_checkpoint(seed=3).save(folder.parent / "Breakout")
+    monkeypatch.chdir(folder.parent)
+    here = find_checkpoint(None, "Breakout")  # a folder of that name
+    (folder.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(folder.parent / "elsewhere")
+    assert find_checkpoint(None, "Breakout") is find_checkpoint("Breakout", None) is here  # none: it is looked up
+    with pytest.raises(UsageError, match="a dream of Breakout, not of Pong"):
+        find_checkpoint("Pong", "Breakout")
+    with pytest.raises(UsageError, match="There is no dream of 'Qbert'"):
+        find_checkpoint(None, "Qbert")
+
+
 def test_a_dream_of_another_game_is_refused(folder):
     with pytest.raises(UsageError, match="a dream of Breakout, not of Pong: write JEDIDream-Breakout-v0"):
         find_checkpoint("Pong", folder)

@@ -1,7 +1,7 @@
-"""The one command, ``jedi-env``: its verbs are in ``trainers/commands/``, one a file.
+"""Dream learned Atari games: train dreams, play in them, and measure how far to trust them.
 
-Exit codes: 0 success, 1 a failed run, 2 bad usage. Arguments are parsed by tyro; every field of a preset is a flag of
-``train`` and ``sweep``.
+Begin with `jedi-env list`, `jedi-env play Breakout --agent --record dream.mp4` and `jedi-env dream Breakout`, which
+trains PPO in a dream and plays the real game. Exit codes: 0 success, 1 a failed run, 2 bad usage.
 """
 
 from __future__ import annotations

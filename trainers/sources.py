@@ -154,7 +154,7 @@ _OURS = {
     "fit_world_model.sampling.event_fraction": "off",
     "fit_world_model.freeze_encoder_after": "off",
     "fit_world_model.reward_end_switching": "off",
-    "fit_world_model.dreamed_steps": "of reward-end-switching, which is off",
+    "fit_world_model.dreamed_steps": "only counts where reward-end-switching is above 0",
     "fit_world_model.precision_bf16": "off",
     "fit_agent.normalise_advantages": "off",
     "fit_agent.passes": "off: 1 is one gradient step an imagined rollout",
@@ -181,7 +181,7 @@ JEDI: Mapping[str, Source] = {
             "lossless_pool": "off",
             "centre": "off",
             "standardise": "off",
-            "scale": "of standardise, which is off",
+            "scale": "only counts where standardise is on",
         }.items()
     },
     "world_model.denoiser.channels": Source("one level of 160, no downsampling", IN_JEDI),

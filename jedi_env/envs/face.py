@@ -58,7 +58,8 @@ class Face:
 
     Args:
         game: one of the 26 games, or None for any.
-        checkpoint: a folder, ``hub://owner/repo[@revision]``, a loaded checkpoint, or None: looked up by the game.
+        checkpoint: a folder, ``hub://owner/repo[@revision]``, a loaded checkpoint, one of the 26 games, or None: the
+            dream of ``game``.
         obs_type: ``"latent"`` or ``"rgb"``.
         frame_stack: frames in an observation.
         horizon: steps until truncation; ``"checkpoint"``: its recommendation, else 50; None: no limit.

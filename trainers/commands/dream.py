@@ -62,10 +62,12 @@ class Dream:
         if self.save is not None:
             model.save(self.save)
         result: dict[str, Any] = {"algo": self.algo, "imagined_steps": model.num_timesteps, "dream_return": dreamed}
-        told = f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {dreamed}"
+        shown = "none ended" if dreamed is None else f"{dreamed:.2f}"
+        told = f"{self.algo}: {model.num_timesteps} dream steps, return of a dream episode {shown}"
         if self.episodes and checkpoint.game is not None:
             with progress(None, self.episodes, "real games") as bar:
                 score = score_on_reality(model, checkpoint.game, checkpoint, self.episodes, bar.update)
             result["real"] = score.to_json()
             told += f"\n{score.game}: {score.mean:.2f} +- {score.std:.2f} over {self.episodes} real games"
+        told += "" if self.save is not None else "\nThe policy was not saved: --save ppo.zip does that."
         print(json.dumps(result) if self.json else told)

@@ -92,6 +92,8 @@ class Fidelity:
         if stored is None and folder is not None:
             horizon = store(report, measured, folder, set_horizon=self.set_horizon)
             stored = f"Stored in {folder}, which recommends a horizon of {horizon}."
+            if horizon and horizon > report.trusted_horizon:
+                stored += f" Trust it for no more than {report.trusted_horizon} steps all the same."
         if self.json:
             print(json.dumps(to_json(report)))
             return

@@ -48,7 +48,12 @@ class Info:
         facts["provenance"] = {name: value for name, value in checkpoint.provenance.items() if name != "config"}
         facts["metrics"] = dict(_means(checkpoint.metrics))
         for name, value in facts.items():
-            print(f"{name:12s} {value if isinstance(value, str | int | None) else json.dumps(value)}")
+            if isinstance(value, dict):
+                print(name)
+                for inner, told in value.items():
+                    print(f"  {inner:22s} {told if isinstance(told, str | int | None) else json.dumps(told)}")
+            else:
+                print(f"{name:24s} {value if isinstance(value, str | int | None) else json.dumps(value)}")
         print("--json prints all settings of the run, and all that was measured.")
 
 

@@ -37,7 +37,8 @@ class Train:
             such as CarRacing-v3, or my_module:MyGame-v0, which imports my_module first. Its rewards are learned
             whatever their size.
         preset: paper (JEDI at its published size), stochastic (JEDI with a random frame skip), diamond (the pixel
-            baseline), gpu (JEDI with few large updates, for one large GPU), tiny (learns on two CPU cores), demo.
+            baseline), gpu (JEDI with few large updates, for one large GPU), tiny (about an hour of one CPU
+            thread), demo (what `make train-demo` trains).
         seed: of everything random in the run.
         run_dir: where the run lives; default runs/<game>-<preset>-<seed>.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -137,7 +138,7 @@ def _in_words(measured: Estimate) -> str:
         f"Parameters: {sum(measured.parameters.values()):,} ({parts})",
         f"Epochs:     {measured.epochs:,}",
         "",
-        f"Measured on {measured.machine} (median of a few):",
+        f"Measured on {measured.machine}, as busy as it is now (median of a few):",
     ]
     for cost in measured.costs:
         scaled = f", measured in a piece and multiplied by {cost.scaled:g}" if cost.scaled != 1 else ""
