@@ -259,18 +259,20 @@ def test_info_tells_what_a_checkpoint_holds(jedi, here):
     assert told["provenance"]["commit"] == "0123abc"
     code, out, _ = jedi("info dream")
     assert code == 0
-    assert "game         Breakout" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert {"game Breakout", "contexts 5", "commit 0123abc"} <= set(lines)
 
 
 def test_info_for_people_is_short(jedi):
     code, out, _ = jedi("info Breakout")
     assert code == 0
     assert len(out) < 4000
-    assert '"trusted_horizon": 50' in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "trusted_horizon 50" in lines
     native = json.loads(jedi("info Breakout --json")[1])["metrics"]["real_games"]["native"]
     mean, std, games = (native[name] for name in ("mean", "std", "episodes"))
-    assert f'"real_games.native": "{mean:.2f} +- {std:.2f} over {games} real games"' in out
-    assert '"real_games.ppo.0' in out
+    assert f"real_games.native {mean:.2f} +- {std:.2f} over {games} real games" in lines
+    assert any(line.startswith("real_games.ppo.0 ") for line in lines)
 
 
 def test_info_of_a_game_finds_its_dream(jedi, here, monkeypatch):
