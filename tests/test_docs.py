@@ -10,7 +10,7 @@ PAGES = (
     "README.md",
     "docs/catch.md",
     "docs/metrics.md",
-    *(f"jedi_env/pretrained/{g}/README.md" for g in ("Boxing", "Breakout", "Pong")),
+    *(f"jedi_env/pretrained/{g}/README.md" for g in ("Assault", "Boxing", "Breakout", "Pong")),
 )
 SHORT = {"model.learn(400_000)": "model.learn(2048)", "n_eval_episodes=40": "n_eval_episodes=2"}
 

@@ -19,9 +19,9 @@ FOLDERS = sorted(path for path in PLACE.iterdir() if path.is_dir())
 every_dream = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
-def test_there_are_three():
+def test_there_are_four():
     games = {folder.name for folder in FOLDERS}
-    assert {"Boxing", "Breakout", "Pong"} <= games <= set(GAMES)
+    assert {"Assault", "Boxing", "Breakout", "Pong"} <= games <= set(GAMES)
 
 
 @every_dream

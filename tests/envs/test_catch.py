@@ -248,7 +248,7 @@ def test_it_is_a_real_game_wherever_one_is_asked_for():
 
 def test_its_dream_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("JEDI_ENV_HOME", str(tmp_path))
-    checkpoint = tiny_checkpoint(game="JEDICatch-v0")
+    checkpoint = tiny_checkpoint(game="JEDICatch-v0", actions=3)
     checkpoint.save(tmp_path / "JEDICatch-v0")
     real = jedi_env.make_real("JEDICatch-v0", 2)
     dream = gym.make("JEDIDream-v0", game="JEDICatch-v0")
