@@ -241,7 +241,9 @@ def as_folder(path: str | os.PathLike[str]) -> Path:
     """Return the folder ``path``, its ``~`` expanded, or raise :class:`UsageError` if it is no path."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
         raise UsageError(f"A checkpoint is a folder, hub://owner/repo or a Checkpoint, not {shown(path)}.")
-    if os.fspath(path).startswith("hub:/") or "\0" in os.fspath(path):
+    if "\0" in os.fspath(path):
+        raise UsageError(f"{shown(os.fspath(path))} is no folder: a path has no zero byte.")
+    if os.fspath(path).startswith("hub:/"):
         raise UsageError(
             f"{shown(os.fspath(path))} is no folder. An address on the hub is taken where a checkpoint= is asked for: "
             "gym.make('JEDIDream-v0', checkpoint='hub://owner/repo')."

@@ -30,7 +30,7 @@ def find_checkpoint(
     Args:
         game: one of the 26 games, a Gymnasium id, or None for any.
         checkpoint: a folder, ``hub://owner/repo[@revision]``, a checkpoint (itself if it is on ``device``, else a
-            copy), one of the 26 games if no folder has that name, or None: see :func:`locate`.
+            copy), one of the 26 games if no checkpoint here has that name, or None: see :func:`locate`.
         device: where it shall be.
 
     Raises:
@@ -41,7 +41,7 @@ def find_checkpoint(
         found = checkpoint.to(device)
     elif isinstance(checkpoint, str) and checkpoint.startswith(hub.PREFIX):
         found = _shared(hub.download(checkpoint, FILES), resolve_device(device))
-    elif checkpoint is not None and (checkpoint not in GAMES or current(as_folder(checkpoint)).exists()):
+    elif checkpoint is not None and not _names_a_game(checkpoint):
         found = _shared(as_folder(checkpoint), resolve_device(device))
     else:
         name = game if checkpoint is None else str(checkpoint)
@@ -61,6 +61,11 @@ def find_checkpoint(
             f"{its if found.game in GAMES else 'JEDIDream-v0, which takes any'}, or another checkpoint=."
         )
     return found
+
+
+def _names_a_game(checkpoint: str | os.PathLike[str]) -> bool:
+    """Return whether it is the name of a game, and not of a checkpoint that lies here under that name."""
+    return isinstance(checkpoint, str) and checkpoint in GAMES and not (current(Path(checkpoint)) / CONFIG).exists()
 
 
 def homes() -> list[Path]:

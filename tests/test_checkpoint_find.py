@@ -140,8 +140,8 @@ def test_a_game_is_named_where_a_checkpoint_is_asked_for(folder, monkeypatch):
     monkeypatch.setenv("JEDI_ENV_HOME", str(folder.parent))
     tiny_checkpoint(seed=3).save(folder.parent / "Breakout")
     monkeypatch.chdir(folder.parent)
-    here = find_checkpoint(None, "Breakout")  # a folder of that name
-    (folder.parent / "elsewhere").mkdir()
+    here = find_checkpoint(None, "Breakout")  # a checkpoint of that name
+    (folder.parent / "elsewhere" / "Breakout").mkdir(parents=True)  # a folder of that name, but no checkpoint
     monkeypatch.chdir(folder.parent / "elsewhere")
     assert find_checkpoint(None, "Breakout") is find_checkpoint("Breakout", None) is here  # none: it is looked up
     with pytest.raises(UsageError, match="a dream of Breakout, not of Pong"):
@@ -206,13 +206,19 @@ def test_a_device_that_is_not_there_is_refused(folder, device):
         find_checkpoint(None, folder, device)
 
 
-@pytest.mark.parametrize("address", ["hub://owner/repo", "a\0b"])
-def test_a_folder_is_neither_an_address_nor_something_unspeakable(address):
-    with pytest.raises(UsageError, match=r"is no folder\. An address on the hub is taken where a checkpoint= is asked"):
-        Checkpoint.load(address)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("hub://owner/repo", r"is no folder\. An address on the hub is taken where a checkpoint= is"),
+        ("a\0b", "no zero byte"),
+    ],
+)
+def test_a_folder_is_neither_an_address_nor_something_unspeakable(path, said):
+    with pytest.raises(UsageError, match=said):
+        Checkpoint.load(path)
 
 
-@pytest.mark.parametrize("thing", ["", 3, b"bytes", object()])
+@pytest.mark.parametrize("thing", ["", 3, b"bytes", object(), np.array([1, 2])])
 def test_what_is_no_checkpoint_at_all_is_refused(thing):
     with pytest.raises(UsageError, match="A checkpoint is a folder, hub://owner/repo or a Checkpoint, not"):
         find_checkpoint("Breakout", thing)

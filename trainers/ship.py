@@ -9,6 +9,7 @@ Without RUN, the dream that lies in FOLDER is measured again as it is.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,9 @@ def measure(out: Path, config: ShipConfig) -> Checkpoint:
     save_sample(shipped.world_model, segments, out / STRIP, config.fidelity.seed, scale=1)
     with Image.open(out / STRIP) as strip:
         smaller = strip.quantize(256, dither=Image.Dither.NONE)  # half the bytes, and looks the same
-    smaller.save(out / STRIP, optimize=True)
+    buffer = io.BytesIO()
+    smaller.save(buffer, "PNG", optimize=True)
+    replace_file(out / STRIP, buffer.getvalue())
     annotate(out, metrics={"real_games": play_real_games(shipped, config)})
     shipped = Checkpoint.load(out)
     replace_file(out / CARD, card(shipped).encode())

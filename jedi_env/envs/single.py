@@ -28,8 +28,8 @@ class DreamEnv(gymnasium.Env[NDArray[Any], Any]):
 
     Args:
         game: one of the 26 games, whose dream is looked up; None: ``checkpoint`` says which.
-        checkpoint: a folder, ``hub://owner/repo[@revision]``, a loaded :class:`jedi_env.Checkpoint`, or None: looked up
-            by ``game``.
+        checkpoint: a folder, ``hub://owner/repo[@revision]``, a loaded :class:`jedi_env.Checkpoint`, the name of one
+            of the 26 games, or None: looked up by ``game``.
         obs_type: ``"latent"``: float32 ``(frame_stack*C, H, W)``; ``"rgb"``: uint8 ``(64, 64, 3*frame_stack)``.
         frame_stack: frames in an observation, newest last; 1 to the model's context length.
         horizon: steps until ``truncated``; ``"checkpoint"``: its recommendation, else 50; None: no limit.

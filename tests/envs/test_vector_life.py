@@ -1,6 +1,7 @@
 """A vector environment from its making to its closing: modes, pictures, pickles, worker processes, its spec."""
 
 import pickle
+import sys
 from copy import deepcopy
 from functools import partial
 
@@ -30,6 +31,16 @@ class TestLife:
         assert env.metadata["autoreset_mode"] is SAME_STEP
         for mode in MODES:
             assert counting(mode=mode.value).metadata["autoreset_mode"] is mode
+
+    def test_nothing_is_dreamed_that_could_not_be_shown(self, monkeypatch):
+        env = counting(3, render_mode="human", bank=1)
+        env.reset(seed=0)
+        before = env.clone_state()
+        monkeypatch.setitem(sys.modules, "pygame", None)
+        for call in (lambda: env.step(np.array([0, 1, 2])), lambda: env.reset(seed=1)):
+            with pytest.raises(UsageError, match="needs pygame"):
+                call()
+        same_state(env.clone_state(), before)
 
     def test_render_is_a_tuple_of_pictures(self):
         env = counting(3, render_mode="rgb_array", bank=1)

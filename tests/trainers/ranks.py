@@ -91,6 +91,8 @@ def world_model_gradients(folder):
         for name in ("denoising", "reward", "end"):
             part = {name: getattr(found[1][1], name)}
             torch.testing.assert_close(distributed.totals(part)[name], getattr(found[0][1], name).detach())
+        penalty = {"covariance": share.part(found[1][1].covariance)}  # as it is logged
+        torch.testing.assert_close(distributed.totals(penalty)["covariance"], found[0][1].covariance.detach())
 
 
 def agent_gradients(folder):

@@ -80,6 +80,20 @@ def test_every_part_learns_and_the_losses_fall(replay):
     assert not any(value.requires_grad for step in logged for value in step.values())
 
 
+def test_what_is_descended_is_logged_and_nothing_else(replay):
+    always = {"loss_denoising", "loss_reward", "loss_end", "loss_decoder"}
+    for more, model in (
+        (set(), replace(MICRO_MODEL, covariance_weight=0.0)),
+        ({"covariance"}, replace(MICRO_MODEL, covariance_weight=0.5)),
+        ({"loss_reconstruction"}, replace(MICRO_MODEL, covariance_weight=0.0, encoder_learns_from_reconstruction=True)),
+    ):
+        fitting = Fitting(replay, model_config=model, decoder=True)
+        fitting.model.attach_decoder(fitting.decoder)
+        logged = fitting.fit(1)[0]
+        assert {name for name in logged if not name.startswith("grad_norm")} == always | more
+        assert all(logged[name] > 0 for name in more)
+
+
 def test_the_same_generators_give_the_same_model_and_others_another(replay):
     first, second, other = Fitting(replay), Fitting(replay), Fitting(replay)
     for fitting, seed in ((first, 1), (second, 1), (other, 2)):

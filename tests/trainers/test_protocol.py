@@ -28,7 +28,7 @@ from trainers.rules import Rules
 from trainers.train import train
 
 CPU = torch.device("cpu")
-ATARI_100K = AtariProtocol(
+PUBLISHED = AtariProtocol(
     frame_skip=4, noop_max=30, sticky=0.0, life_loss=False, max_frames=108_000, full_action_space=False, size=64
 )
 
@@ -38,11 +38,11 @@ def random_policy(actions):
 
 
 def test_what_is_made_by_default_is_the_benchmark():
-    assert AtariProtocol() == ATARI_100K
+    assert AtariProtocol() == PUBLISHED
     with closing(make_pixels("Breakout")) as single, closing(make_pixels_vec("Breakout", 2)) as vector:
-        assert single.unwrapped.protocol == vector.protocol == ATARI_100K
+        assert single.unwrapped.protocol == vector.protocol == PUBLISHED
     with closing(make_real("Breakout", obs_type="rgb", frame_stack=1)) as env:
-        assert env.unwrapped.protocol == ATARI_100K
+        assert env.unwrapped.protocol == PUBLISHED
         assert (env.observation_space.shape, env.action_space.n) == ((64, 64, 3), 4)  # the minimal actions
     for config in (PAPER, DIAMOND):
         assert (config.frame_skip, config.collect.life_loss) == ((4, 4), True)
@@ -122,7 +122,7 @@ def test_every_score_of_a_run_says_how_it_came_about(tmp_path, capsys):
     for record in (score, evaluated):
         assert record.keys() >= SAID_OF_A_RUN
         assert (record["game"], record["seed"], record["real_steps"], record["episodes"]) == ("Breakout", 3, 60, 2)
-        assert record["protocol"] == json.loads(json.dumps(ATARI_100K.__dict__))
+        assert record["protocol"] == json.loads(json.dumps(PUBLISHED.__dict__))
         assert len(record["returns"]) == 2
         assert record["mean"] == sum(record["returns"]) / 2
     assert evaluated["config_hash"] == score["config_hash"]
@@ -157,8 +157,8 @@ def test_a_dream_of_sticky_actions_is_scored_with_them(tmp_path, capsys, monkeyp
     checkpoint_with({"sticky": 0.25, "life_loss": True}).save(tmp_path / "dream")
     main(["eval", str(tmp_path / "dream"), "--episodes", "1", "--device", "cpu", "--json"])
     recorded = json.loads(capsys.readouterr().out)["protocol"]
-    assert recorded == {**ATARI_100K.__dict__, "sticky": 0.25}
-    assert played[0].protocol == replace(ATARI_100K, sticky=0.25)
+    assert recorded == {**PUBLISHED.__dict__, "sticky": 0.25}
+    assert played[0].protocol == replace(PUBLISHED, sticky=0.25)
 
 
 @pytest.mark.parametrize(

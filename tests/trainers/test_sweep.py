@@ -106,11 +106,6 @@ def node_of(run_dir):
         ("--games Breakout --gpus 1.5", "--gpus is 1.5: write 0, a fraction below 1, or a whole number"),
         ("--games Breakout --preset papr", "Did you mean 'paper'?"),
         ("--games Breakout --fit-agent.bach 3", "--fit-agent.bach"),
-        ("--games Breakout --address 127.0.0.1:9", "No Ray cluster could be reached at '127.0.0.1:9'"),
-        (
-            "--games Breakout --address nowhere.invalid:6379",
-            "No Ray cluster could be reached at 'nowhere.invalid:6379'",
-        ),
         ("--games", "games"),
         ("", "--games"),
     ],
@@ -121,6 +116,19 @@ def test_bad_usage_is_told_with_code_2_before_anything_is_begun(capsys, tmp_path
         main(["sweep", *shlex.split(line)])
     assert exit_.value.code == 2
     assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_told_before_ray_asks_for_it_again_and_again(
+    capsys, tmp_path, monkeypatch, address
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray would go on asking for minutes."))
+    with pytest.raises(SystemExit) as exit_:
+        main(["sweep", "--games", GAME, "--address", address])
+    assert exit_.value.code == 2
+    assert f"No Ray cluster could be reached at '{address}'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
