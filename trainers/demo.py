@@ -202,12 +202,12 @@ def main() -> None:
     with exit_codes("trainers.demo"):
         summary = demo(config, DEMO)
     checkpoint = config.out / "checkpoint"
-    agent, random = summary["agent"], summary["random"]
+    agent, random, dreamed = summary["agent"], summary["random"], summary["dream_return"]
     print(
         f"\n{config.game}, {config.episodes} real games each (mean and deviation):\n"
         f"  PPO trained only in the dream  {agent['mean']:.2f} +- {agent['std']:.2f}\n"
         f"  random                         {random['mean']:.2f} +- {random['std']:.2f}\n"
-        f"Return of a dream episode at the end of training: {summary['dream_return']}\n"
+        f"Return of a dream episode at the end of training: {'none ended' if dreamed is None else f'{dreamed:.2f}'}\n"
         f"Look at {config.out / 'strip.png'}: what really happened, the same drawn from its latent, the dream;\n"
         f"and at {config.out / 'games.gif'}: both policies on the real game.\n"
         f'Enter the dream: gym.make("JEDIDream-v0", checkpoint="{checkpoint}")'
