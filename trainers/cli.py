@@ -1,4 +1,4 @@
-"""Dream learned Atari games: train dreams, play in them, and measure how far to trust them.
+"""Learned dreams of Atari games: train them, play in them, and measure how far to trust them.
 
 Begin with `jedi-env list`, `jedi-env play Breakout --agent --record dream.mp4` and `jedi-env dream Breakout`, which
 trains PPO in a dream and plays the real game. Exit codes: 0 success, 1 a failed run, 2 bad usage.

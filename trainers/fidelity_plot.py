@@ -84,13 +84,7 @@ def _errors(axes: Axes, report: FidelityReport) -> None:
             steps, [ratio.low for _, ratio in known], [ratio.high for _, ratio in known], color=colour, alpha=0.2
         )
     axes.axhline(1, color="black", lw=0.8)
-    axes.axvline(
-        report.trusted_horizon,
-        color="tab:green",
-        ls="--",
-        lw=1.2,
-        label="beats copying up to here",
-    )
+    axes.axvline(report.trusted_horizon, color="tab:green", ls="--", lw=1.2, label="beats copying up to here")
     axes.set_ylim(bottom=0)
     axes.set_title("squared error of the dreamed frame (95% interval)", fontsize=10)
 

@@ -51,10 +51,14 @@ class Info:
             if isinstance(value, dict):
                 print(name)
                 for inner, told in value.items():
-                    print(f"  {inner:22s} {told if isinstance(told, str | int | None) else json.dumps(told)}")
+                    print(f"  {inner:22s} {_shown(told)}")
             else:
-                print(f"{name:24s} {value if isinstance(value, str | int | None) else json.dumps(value)}")
+                print(f"{name:24s} {_shown(value)}")
         print("--json prints all settings of the run, and all that was measured.")
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401  # JSON of any shape
+    return str(value) if isinstance(value, str | int | None) else json.dumps(value)
 
 
 def _means(measured: Any, path: str = "") -> Iterator[tuple[str, str | int]]:  # noqa: ANN401  # JSON of any shape

@@ -28,7 +28,7 @@ class List:
         for game, path in found.items():
             print(f"{game:16s} {path or '-'}")
         if named := [game for game, path in found.items() if path]:
-            print(f"{len(named)} dreams on this machine. Try `jedi-env play {named[0]} --agent --record dream.mp4`.")
+            print(f"Dreams on this machine: {len(named)}. Try `jedi-env play {named[0]} --agent --record dream.mp4`.")
 
 
 def _dream_of(game: str) -> str | None:
